@@ -3,10 +3,11 @@
 Rule. A character's rhyme is the group of its Mandarin final. The groups are those of
 the *Zhonghua Xinyun* (中华新韵, Chinese Poetry Society, 2005) with two changes that
 the later *Zhonghua Tongyun* (中华通韵, 2019) made: zhi/chi/shi/ri rhyme with yi, and
-yu stands alone. A character with several readings belongs to the group of each. Lines
-rhyme when one group contains the last character of every even line and no two of
-these characters are the same. Tang poets rhymed by older sounds, so human verse
-passes this rule often, not always.
+yu stands alone. A character belongs to the groups of its two most common readings
+(还 is huan and hai; rarer readings would let nearly anything rhyme). Lines rhyme when
+one group contains the last character of every even line and no two of these characters
+are the same. Tang poets rhymed by older sounds, so human verse passes this rule often,
+not always.
 """
 
 from functools import lru_cache
@@ -32,7 +33,7 @@ _GROUP_OF_FINAL = {final: name for name, finals in RHYME_GROUPS.items() for fina
 
 @lru_cache(maxsize=20_000)
 def readings(char: str) -> frozenset[tuple[str, int]]:
-    """All readings of one character as `(rhyme group, tone)`, tone 1-4, 5 for neutral.
+    """The two most common readings of one character as `(rhyme group, tone)`, tone 1-4, 5 for neutral.
 
     Empty for a character without a Mandarin reading.
     """
@@ -47,7 +48,7 @@ def readings(char: str) -> frozenset[tuple[str, int]]:
         neutral_tone_with_five=True,
         errors="ignore",
     )[:1] or [[]]:
-        for reading in final:
+        for reading in final[:2]:
             sound, tone = reading.rstrip("12345"), reading[-1:]
             if sound in _GROUP_OF_FINAL and tone in "12345":
                 found.add((_GROUP_OF_FINAL[sound], int(tone)))
@@ -55,7 +56,7 @@ def readings(char: str) -> frozenset[tuple[str, int]]:
 
 
 def rhyme_groups(char: str) -> frozenset[str]:
-    """Rhyme groups of one character, over all its readings."""
+    """Rhyme groups of one character, over both its readings."""
     return frozenset(group for group, _ in readings(char))
 
 

@@ -1,0 +1,268 @@
+"""The manifest of the course: which labs exist, what they cost, and where their files are.
+
+Titles, times, memory and points are written once, here; the opening card of a lab and the
+table in the README are made from it. Standard library only.
+"""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One lab. `title` and `goals` are Chinese; `summary` says in one line what it teaches (zh, en)."""
+
+    number: str
+    slug: str
+    title: str
+    title_en: str
+    summary: dict[str, str]
+    goals: tuple[str, ...]
+    minutes: dict[str, int]
+    """Minutes of a headless run, by profile."""
+    memory_gib: dict[str, float]
+    """Peak memory: main memory on `cpu`, GPU memory on `gpu`."""
+    difficulty: str
+    """入门, 进阶 or 挑战."""
+    requires: tuple[str, ...]
+    """Numbers of the labs to do first."""
+    points: dict[str, int]
+    """Exercise name -> points."""
+
+    @property
+    def name(self) -> str:
+        """Stem of the lab's files, e.g. `05_swift_qlora`."""
+        return f"{self.number}_{self.slug}"
+
+
+LABS: tuple[Lab, ...] = (
+    Lab(
+        number="00",
+        slug="quickstart",
+        title="五分钟看懂微调",
+        title_en="Fine-tuning in five minutes",
+        summary={
+            "zh": "体检这台机器；同一句话问基座模型和微调后的模型，看“续写”和“照做”的差别",
+            "en": "Check the machine; one prompt to the base and the tuned model: continuing against obeying",
+        },
+        goals=(
+            "读懂这台机器的体检报告，知道每一条红字怎么修",
+            "知道自己用的是哪一档配置 (profile)、哪个模型",
+            "亲眼看到“接着写”和“按要求做”的差别，并用程序判定",
+        ),
+        minutes={"cpu": 2, "gpu": 3},
+        memory_gib={"cpu": 1.5, "gpu": 4.0},
+        difficulty="入门",
+        requires=(),
+        points={"count_valid": 2, "pass_rate": 2},
+    ),
+    Lab(
+        number="05",
+        slug="swift_qlora",
+        title="用 SWIFT 做 QLoRA 微调",
+        title_en="QLoRA fine-tuning with SWIFT",
+        summary={
+            "zh": "搭一条真正的 swift sft 命令，看着它训练，再用分数和置信区间比较微调前后",
+            "en": "Build and run a real swift sft command, then compare before and after with an interval",
+        },
+        goals=(
+            "拼出、读懂并运行一条真正的 `swift sft` QLoRA 命令",
+            "看懂训练日志里的损失、学习率和梯度范数",
+            "用 `swift infer` 加载适配器，在没见过的提示上打分，并给出置信区间",
+            "认出三种常见故障：显存不足、模板不对、没有被监督的标签",
+        ),
+        minutes={"cpu": 6, "gpu": 90},
+        memory_gib={"cpu": 2.0, "gpu": 20.0},
+        difficulty="进阶",
+        requires=("00",),
+        points={
+            "qlora_flags": 2,
+            "supervised_tokens": 2,
+            "effective_steps": 1,
+            "format_pass": 2,
+            "paired_difference": 3,
+        },
+    ),
+)
+
+
+def lab(number_or_name: str) -> Lab:
+    """The lab with this number ("05"), slug or name ("05_swift_qlora").
+
+    Raises ValueError, listing the labs, when there is none.
+    """
+    wanted = str(number_or_name)
+    for entry in LABS:
+        if wanted in (entry.number, entry.slug, entry.name):
+            return entry
+    known = "、".join(entry.name for entry in LABS)
+    raise ValueError(f"没有编号或名字是 {wanted!r} 的实验 (lab)。现有：{known}")
+
+
+def root() -> Path:
+    """The course's folder, the one that holds `datasets/` and `labs/` or `solutions/`.
+
+    It is `$LAB_ROOT`, else the nearest such folder from the working directory upwards, else
+    the checkout this package is installed from. Raises FileNotFoundError when there is none.
+    """
+    named = os.environ.get("LAB_ROOT")
+    if named:
+        folder = Path(named).expanduser().resolve()
+        if _is_root(folder):
+            return folder
+        raise FileNotFoundError(
+            f"LAB_ROOT 指向 {folder}，但那里不是课程文件夹：里面要有 datasets/，以及 labs/ 或 solutions/。"
+            "请改正或取消这个环境变量 (unset LAB_ROOT)。"
+        )
+    here = Path.cwd().resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    for folder in (here, *here.parents, checkout):
+        if _is_root(folder):
+            return folder
+    raise FileNotFoundError(
+        f"从 {here} 往上找不到课程文件夹（含 datasets/，以及 labs/ 或 solutions/）。"
+        "请先 cd 到课程的仓库里，或设环境变量：export LAB_ROOT=课程文件夹的路径"
+    )
+
+
+def dataset(name: str) -> Path:
+    """Folder of the course's data set `name`: `root()/datasets/name`.
+
+    Raises FileNotFoundError, listing what exists, when there is no such folder.
+    """
+    home = root() / "datasets"
+    names = sorted(folder.name for folder in home.iterdir() if folder.is_dir())
+    if name in names:
+        return home / name
+    near = get_close_matches(name, names, n=1)
+    hint = f"是不是 {near[0]!r}？" if near else ""
+    raise FileNotFoundError(
+        f"{home} 里没有数据集 (dataset) {name!r}。{hint}现有：{'、'.join(names) or '（空）'}"
+    )
+
+
+def output(number_or_name: str) -> Path:
+    """Scratch folder for the runs of a lab, created: `$LAB_OUTPUT/<name>` or `root()/build/labs/<name>`."""
+    named = os.environ.get("LAB_OUTPUT")
+    base = Path(named).expanduser().resolve() if named else root() / "build" / "labs"
+    folder = base / lab(number_or_name).name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def record(**figures) -> None:
+    """Merge measured figures into the JSON file `$LAB_FIGURES`; does nothing more when it isn't set.
+
+    Values: numbers, strings, booleans, None, lists and dicts of these; numpy scalars and arrays
+    are converted. A figure recorded again replaces the earlier one. Raises ValueError for NaN,
+    infinity, a value JSON can't hold, or a file that isn't a JSON object; the file is then untouched.
+    """
+    plain = {name: _plain(value, name) for name, value in figures.items()}
+    target = os.environ.get("LAB_FIGURES")
+    if not target:
+        return
+    path = Path(target)
+    merged = _read_figures(path) | plain
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump(merged, out, ensure_ascii=False, indent=1, allow_nan=False)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def card(number_or_name: str) -> str:
+    """Opening card of a lab in Markdown: 目标, 预计时间, 显存或内存, 难度, 前置."""
+    entry = lab(number_or_name)
+    before = "、".join(f"{lab(n).number} {lab(n).title}" for n in entry.requires) or "无"
+    goals = "\n".join(f"- {goal}" for goal in entry.goals)
+    rows = (
+        ("预计时间", f"CPU 约 {entry.minutes['cpu']} 分钟；GPU 约 {entry.minutes['gpu']} 分钟"),
+        (
+            "显存或内存",
+            f"CPU：内存约 {entry.memory_gib['cpu']:g} GiB；GPU：显存约 {entry.memory_gib['gpu']:g} GiB",
+        ),
+        ("难度", entry.difficulty),
+        ("前置", before),
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"# {entry.number} {entry.title}\n\n**目标**\n\n{goals}\n\n| 项目 | 说明 |\n| --- | --- |\n{table}\n"
+    )
+
+
+def readme_table(lang: str) -> str:
+    """The README's table of labs in Markdown. `lang`: "zh" or "en"; ValueError for anything else."""
+    heads = {
+        "zh": ("编号", "实验", "学什么", "时间 CPU / GPU", "内存 / 显存"),
+        "en": ("No.", "Lab", "What", "Time CPU / GPU", "RAM / GPU memory"),
+    }
+    if lang not in heads:
+        raise ValueError(f"readme_table 只有 'zh' 和 'en' 两种语言，收到 {lang!r}")
+    minute = {"zh": "分钟", "en": "min"}[lang]
+    lines = ["| " + " | ".join(heads[lang]) + " |", "| --- | --- | --- | --- | --- |"]
+    for entry in LABS:
+        title = entry.title if lang == "zh" else entry.title_en
+        cells = (
+            entry.number,
+            f"[{title}](labs/{entry.name}.ipynb)",
+            entry.summary[lang],
+            f"{entry.minutes['cpu']} / {entry.minutes['gpu']} {minute}",
+            f"{entry.memory_gib['cpu']:g} / {entry.memory_gib['gpu']:g} GiB",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _is_root(folder: Path) -> bool:
+    """Whether `folder` holds the course's data sets and its notebooks."""
+    return (folder / "datasets").is_dir() and ((folder / "labs").is_dir() or (folder / "solutions").is_dir())
+
+
+def _read_figures(path: Path) -> dict:
+    """The figures recorded so far; empty when the file doesn't exist. ValueError when it isn't a JSON object."""
+    if not path.exists():
+        return {}
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} 不是完整的 JSON（{error}）。请删掉它再运行。") from error
+    if not isinstance(figures, dict):
+        raise ValueError(
+            f"{path} 里应该是一个 JSON 对象 (object)，却是 {type(figures).__name__}。请删掉它再运行。"
+        )
+    return figures
+
+
+def _plain(value, where: str):
+    """`value` as plain JSON data; ValueError naming `where` when it can't be."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(
+                f"record：{where} 是 {value}，JSON 不能存 NaN 或无穷大。请先找出它是怎么算出来的。"
+            )
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(
+                    f"record：{where} 的键 {key!r} 不是字符串 (str)，JSON 存不了。请先转换：str(键)"
+                )
+        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    raise ValueError(
+        f"record：{where} 的类型是 {type(value).__name__}，JSON 存不了。请先变成数、字符串或它们的列表。"
+    )

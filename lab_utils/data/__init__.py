@@ -1,0 +1,1 @@
+"""Training data: formats, checks, and what of it a model learns from."""

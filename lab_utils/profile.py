@@ -1,0 +1,233 @@
+"""The setting a machine gets: `cpu` with the shipped model, or `gpu` with a model from a hub.
+
+A lab asks `current()` and takes every size from it, so that one notebook runs on both.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class SftRecipe:
+    """Settings of one supervised fine-tuning run (SFT) with LoRA or QLoRA."""
+
+    model: str
+    """Name in `lab_utils.models`."""
+    dataset: str
+    """Id on ModelScope, or `verse_sft` for the course's own verse task."""
+    quant_bits: int | None
+    """Bits of the frozen base weights (4: QLoRA), or None for LoRA on full-precision weights."""
+    lora_rank: int
+    """r, the inner size of the two adapter matrices."""
+    lora_alpha: int
+    """α; the update is scaled by α/r."""
+    target_modules: str
+    """Which layers get an adapter, in SWIFT's words."""
+    learning_rate: float
+    """Peak learning rate of the adapter."""
+    warmup_ratio: float
+    """Share of all steps over which the learning rate rises from zero."""
+    epochs: float
+    """Passes over the training rows."""
+    batch_size: int
+    """Rows on the device in one forward pass."""
+    grad_accumulation: int
+    """Forward passes summed into one optimizer step."""
+    max_length: int
+    """Longest row in tokens."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, more time."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that one optimizer step sees on one device."""
+        return self.batch_size * self.grad_accumulation
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the labs use on this machine."""
+
+    name: str
+    """`cpu` or `gpu`."""
+    reason: str
+    """Why this one, in Chinese, for the student."""
+    device: str
+    """torch device: `cpu` or `cuda`."""
+    torch_dtype: str
+    """dtype of weights and activations: float32, bfloat16 or float16."""
+    quant_compute_dtype: str
+    """dtype in which 4-bit weights are computed with once unpacked."""
+    base_model: str
+    """Name in `lab_utils.models` of the model the labs start from."""
+    recipes: Mapping[str, SftRecipe]
+    """Task -> settings of its fine-tuning; `verse` is in both profiles."""
+    eval_themes: int
+    """Held-out themes asked for when a model is scored."""
+    eval_batch_size: int
+    """Prompts generated from at once."""
+    max_new_tokens: int
+    """Longest answer, in tokens, when a model is scored on the verse task."""
+
+    @property
+    def sft(self) -> SftRecipe:
+        """The recipe of the verse task."""
+        return self.recipe("verse")
+
+    def recipe(self, task: str) -> SftRecipe:
+        """Settings of `task`; ValueError, listing the tasks of this profile, when there is none."""
+        if task not in self.recipes:
+            raise ValueError(f"{self.name} 档没有任务 (recipe) {task!r}。现有：{'、'.join(self.recipes)}")
+        return self.recipes[task]
+
+
+RECIPES: Mapping[str, Mapping[str, SftRecipe]] = MappingProxyType(
+    {
+        "cpu": MappingProxyType(
+            {
+                "verse": SftRecipe(
+                    model="xiaoshi-base",
+                    dataset="verse_sft",
+                    quant_bits=4,
+                    lora_rank=16,
+                    lora_alpha=32,
+                    target_modules="all-linear",
+                    learning_rate=2e-3,
+                    warmup_ratio=0.03,
+                    epochs=3,
+                    batch_size=16,
+                    grad_accumulation=1,
+                    max_length=256,
+                    gradient_checkpointing=False,
+                )
+            }
+        ),
+        "gpu": MappingProxyType(
+            {
+                "verse": SftRecipe(
+                    model="Qwen3-0.6B",
+                    dataset="verse_sft",
+                    quant_bits=4,
+                    lora_rank=16,
+                    lora_alpha=32,
+                    target_modules="all-linear",
+                    learning_rate=2e-4,
+                    warmup_ratio=0.03,
+                    epochs=3,
+                    batch_size=16,
+                    grad_accumulation=1,
+                    max_length=256,
+                    gradient_checkpointing=False,
+                ),
+                "classical_chinese": SftRecipe(
+                    model="Qwen2.5-7B-Instruct",
+                    dataset="swift/classical_chinese_translate",
+                    quant_bits=None,
+                    lora_rank=8,
+                    lora_alpha=32,
+                    target_modules="all-linear",
+                    learning_rate=5e-5,
+                    warmup_ratio=0.03,
+                    epochs=3,
+                    batch_size=1,
+                    grad_accumulation=16,
+                    max_length=1024,
+                    gradient_checkpointing=True,
+                ),
+                "medical": SftRecipe(
+                    model="Qwen3-0.6B",
+                    dataset="shibing624/medical-QA-zh",
+                    quant_bits=4,
+                    lora_rank=8,
+                    lora_alpha=32,
+                    target_modules="all-linear",
+                    learning_rate=1e-4,
+                    warmup_ratio=0.03,
+                    epochs=1,
+                    batch_size=8,
+                    grad_accumulation=2,
+                    max_length=1024,
+                    gradient_checkpointing=True,
+                ),
+            }
+        ),
+    }
+)
+"""Profile name -> task -> settings."""
+
+
+def current() -> Profile:
+    """The profile of this machine: `LAB_PROFILE` (cpu or gpu) if set, else gpu when torch sees CUDA.
+
+    Raises ValueError for another value of `LAB_PROFILE`, and RuntimeError for `gpu` on a machine
+    where torch sees no CUDA device.
+    """
+    wanted = os.environ.get("LAB_PROFILE", "").strip().lower()
+    if wanted not in ("", "cpu", "gpu"):
+        raise ValueError(
+            f"环境变量 LAB_PROFILE={os.environ['LAB_PROFILE']!r} 不认识，只能是 cpu 或 gpu。"
+            "请改正 (export LAB_PROFILE=cpu)，或取消它 (unset LAB_PROFILE) 让课程自动选择。"
+        )
+    if wanted == "cpu":
+        return _cpu("环境变量 LAB_PROFILE=cpu 指定")
+    seen = sees_cuda()
+    if wanted == "gpu" and not seen:
+        raise RuntimeError(
+            "LAB_PROFILE=gpu，但 torch 看不到 CUDA 设备 (no CUDA device)。请先运行 nvidia-smi 看驱动和显卡是否正常，"
+            '再确认装的不是 CPU 版 torch：python -c "import torch; print(torch.__version__, torch.version.cuda)"。'
+            "没有显卡就改用：export LAB_PROFILE=cpu"
+        )
+    if seen:
+        return _gpu("环境变量 LAB_PROFILE=gpu 指定" if wanted else "torch 看到了 CUDA 设备")
+    return _cpu("torch 看不到 CUDA 设备，用随课程附带的小模型")
+
+
+def sees_cuda() -> bool:
+    """Whether torch sees a CUDA device. A CPU build of torch is told by its version, without importing it."""
+    if "torch" not in sys.modules:
+        try:
+            if version("torch").endswith("+cpu"):
+                return False
+        except PackageNotFoundError:
+            return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _cpu(reason: str) -> Profile:
+    return Profile(
+        name="cpu",
+        reason=reason,
+        device="cpu",
+        torch_dtype="float32",
+        quant_compute_dtype="float32",
+        base_model="xiaoshi-base",
+        recipes=RECIPES["cpu"],
+        eval_themes=64,
+        eval_batch_size=64,
+        max_new_tokens=48,
+    )
+
+
+def _gpu(reason: str) -> Profile:
+    import torch
+
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = "bfloat16" if native else "float16"
+    return Profile(
+        name="gpu",
+        reason=reason,
+        device="cuda",
+        torch_dtype=dtype,
+        quant_compute_dtype=dtype,
+        base_model="Qwen3-0.6B",
+        recipes=RECIPES["gpu"],
+        eval_themes=200,
+        eval_batch_size=64,
+        max_new_tokens=64,
+    )

@@ -1,0 +1,36 @@
+"""Run ms-swift from a notebook: build a command, follow it, read what it left, translate old ones.
+
+    from lab_utils import swift
+    cmd = swift.command("sft", model=folder, dataset="train.jsonl", output_dir="output", …)
+    print(cmd)
+    trained = swift.run(cmd)
+    trained.log, trained.checkpoint
+"""
+
+from lab_utils.swift.build import Command, command, environment
+from lab_utils.swift.checkpoint import find_checkpoint
+from lab_utils.swift.encoding import encode
+from lab_utils.swift.failure import Cause, SwiftError, diagnose
+from lab_utils.swift.flags import flag_names
+from lab_utils.swift.inference import Answer, infer_file
+from lab_utils.swift.process import Run, run
+from lab_utils.swift.translation import Change, Translation, translate
+
+__all__ = [
+    "Answer",
+    "Cause",
+    "Change",
+    "Command",
+    "Run",
+    "SwiftError",
+    "Translation",
+    "command",
+    "diagnose",
+    "encode",
+    "environment",
+    "find_checkpoint",
+    "flag_names",
+    "infer_file",
+    "run",
+    "translate",
+]

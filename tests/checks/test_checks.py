@@ -1,0 +1,98 @@
+"""Every check accepts right answers in several spellings and rejects each known mistake by name."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lab_utils.checks import Check, CheckFailed, NotYet, fine_tuning, quickstart
+from lab_utils.checks.kit import assert_check
+from lab_utils.evaluate import paired_difference
+
+
+def lengths_by_regex(text):
+    import re
+
+    return [len(line) for line in re.findall(r"[^，。\s]+", text)]
+
+
+def labels_in_a_loop(prompt, answer, end, length, pad):
+    ids, labels = [], []
+    for token in prompt:
+        ids.append(token)
+        labels.append(-100)
+    for token in [*answer, end]:
+        ids.append(token)
+        labels.append(token)
+    while len(ids) < length:
+        ids.append(pad)
+        labels.append(-100)
+    return ids[:length], labels[:length]
+
+
+def labels_as_lists(*args):
+    return list(labels_in_a_loop(*args))
+
+
+def steps_in_integers(n, b, a, e):
+    batches = (n + b - 1) // b
+    return e * ((batches + a - 1) // a)
+
+
+def cosine_by_half_angle(step, total, peak, warmup):
+    if warmup and step < warmup:
+        return step / warmup * peak
+    return peak * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
+
+
+def numpy_interval(before, after, seed):
+    change = np.array(after, float) - np.array(before, float)
+    rng = np.random.default_rng(seed + 7)
+    means = rng.choice(change, (10_000, len(change))).mean(1)
+    return (change.mean(), *np.quantile(means, [0.025, 0.975]))
+
+
+def library_interval(before, after, seed):
+    found = paired_difference(before, after, seed=seed + 3)
+    return [found.value, found.low, found.high]
+
+
+ACCEPTED = {
+    quickstart.LINE_LENGTHS: [lengths_by_regex, lambda t: tuple(lengths_by_regex(t))],
+    quickstart.IS_QUATRAIN: [
+        lambda n: len(n) == 4 and all(x == 5 for x in n),
+        lambda n: np.bool_(list(n) == [5] * 4),
+    ],
+    quickstart.PASS_RATE: [
+        lambda p: float(np.mean(p)) if len(p) else 0,
+        lambda p: p.count(True) / max(1, len(p)),
+    ],
+    quickstart.WEIGHT_GIB: [lambda n, b: n * (b / 8) / 1024**3, lambda n, b: np.float64(n) * b / 2**33],
+    fine_tuning.QLORA_FLAGS: [
+        lambda rank, alpha: dict(
+            quant_bits=4, quant_method="bnb", target_modules="all-linear", lora_alpha=alpha, lora_rank=rank, tuner_type="lora"
+        ),
+        lambda r, a: {**fine_tuning.qlora_flags(0, 0), "lora_rank": r, "lora_alpha": a},
+    ],
+    fine_tuning.MAKE_LABELS: [labels_in_a_loop, labels_as_lists],
+    fine_tuning.OPTIMIZER_STEPS: [steps_in_integers, lambda n, b, a, e: -(-(-(-n // b)) // a) * e],
+    fine_tuning.LEARNING_RATE_AT: [
+        cosine_by_half_angle,
+        lambda s, t, p, w: np.float64(cosine_by_half_angle(s, t, p, w)),
+    ],
+    fine_tuning.ROWS_WITHOUT_LABELS: [
+        lambda b: [i for i in range(len(b)) if set(b[i]) == {-100}],
+        lambda b: [i for i, row in enumerate(b) if max(row) == -100],
+    ],
+    fine_tuning.PAIRED_INTERVAL: [numpy_interval, library_interval],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", ACCEPTED, ids=lambda check: check.name)
+def test_accepts_right_answers_and_names_mistakes(check):
+    assert_check(check, ACCEPTED[check])
+
+
+def test_every_check_is_tested():
+    every = {v for module in (quickstart, fine_tuning) for v in vars(module).values() if isinstance(v, Check)}
+    assert every == set(ACCEPTED)
