@@ -208,9 +208,9 @@ def _cpu(reason: str) -> Profile:
         quant_compute_dtype="float32",
         base_model="xiaoshi-base",
         recipes=RECIPES["cpu"],
-        eval_themes=64,
+        eval_themes=200,
         eval_batch_size=64,
-        max_new_tokens=48,
+        max_new_tokens=90,
     )
 
 
@@ -229,5 +229,5 @@ def _gpu(reason: str) -> Profile:
         recipes=RECIPES["gpu"],
         eval_themes=200,
         eval_batch_size=64,
-        max_new_tokens=64,
+        max_new_tokens=160,
     )

@@ -190,7 +190,7 @@ def notebook(lab: course.Lab, cells: list[Cell], student: bool) -> "NotebookNode
             made.append(v4.new_markdown_cell(source, id=cell.id))
         else:
             source = student_source(cell) if student else cell.source
-            made.append(v4.new_code_cell(source, id=cell.id, metadata=_metadata(lab, cell)))
+            made.append(v4.new_code_cell(source, id=cell.id, metadata=_metadata(lab, cell, student)))
         if cell.kind == "markdown" and cell.tags:
             made[-1].metadata["tags"] = _tags(cell)
     nb = v4.new_notebook(cells=made, metadata=NOTEBOOK_METADATA)
@@ -202,8 +202,11 @@ def _tags(cell: Cell) -> list[str]:
     return [*cell.tags, *(TAGS[tag] for tag in cell.tags)]
 
 
-def _metadata(lab: course.Lab, cell: Cell) -> dict:
+def _metadata(lab: course.Lab, cell: Cell, student: bool) -> dict:
     meta: dict = {"tags": _tags(cell)} if cell.tags else {}
+    if student and cell.check:
+        # "Run All" goes on past an exercise that isn't done yet.
+        meta["tags"] = [*meta.get("tags", []), "raises-exception"]
     if cell.exercise or cell.check:
         meta["nbgrader"] = {
             "schema_version": 3,

@@ -14,6 +14,8 @@ from lab_utils.swift.failure import Cause, SwiftError, diagnose
 from lab_utils.swift.flags import flag_names
 from lab_utils.swift.inference import Answer, infer_file
 from lab_utils.swift.process import Run, run
+from lab_utils.swift.recipe import model_flags, qlora_flags, sft_command
+from lab_utils.swift.schedule import learning_rate_at, optimizer_steps
 from lab_utils.swift.translation import Change, Translation, translate
 
 __all__ = [
@@ -31,6 +33,11 @@ __all__ = [
     "find_checkpoint",
     "flag_names",
     "infer_file",
+    "learning_rate_at",
+    "model_flags",
+    "optimizer_steps",
+    "qlora_flags",
     "run",
+    "sft_command",
     "translate",
 ]

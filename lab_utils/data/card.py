@@ -1,0 +1,198 @@
+"""Cards of the data sets: a README.md whose YAML front matter says what the files hold.
+
+    files            list of {path, rows, bytes, sha256}
+    rows, splits     totals; a row's split is its field `split`, else the name of its file
+    schema           field -> {type: str|int|enum|list[str]|messages, and limits}
+    distinct_fields  text fields in which no two rows may be near duplicates
+    lengths          per distinct field: fewest, median and most characters
+
+Limits: `min_length`, `max_length` (characters of a str, entries of a list or of messages),
+`minimum`, `maximum` (int), `values` (enum; list[str], for each entry).
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import yaml
+
+TYPES = ("str", "int", "enum", "list[str]", "messages")
+LIMITS = ("min_length", "max_length", "minimum", "maximum", "values")
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card as read: `meta` is the front matter, `prose` the Markdown after it."""
+
+    folder: Path
+    meta: dict
+    prose: str
+
+    def rows(self, split: str | None = None) -> list[dict]:
+        """The rows of all files in order, or those of one split.
+
+        Raises ValueError when a line isn't a JSON object or the split has no rows.
+        """
+        pairs = [
+            (row.get("split", Path(entry["path"]).stem), row)
+            for entry in self.meta["files"]
+            for row in read_jsonl(self.folder / entry["path"])
+        ]
+        rows = [row for name, row in pairs if split is None or name == split]
+        if not rows:
+            known = "、".join(sorted({str(name) for name, _ in pairs}))
+            raise ValueError(f"{self.folder.name} 里没有划分 (split) {split!r}；现有：{known or '无'}")
+        return rows
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The rows of a UTF-8 JSON Lines file. Raises ValueError that names file and line."""
+    rows = []
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path.name} 第 {number} 行不是合法的 JSON (invalid JSON)：{error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path.name} 第 {number} 行应是一个对象 (JSON object)，却是 {type(row).__name__}"
+            )
+        rows.append(row)
+    return rows
+
+
+def read_card(folder: str | Path) -> Card:
+    """Read `folder`/README.md.
+
+    Raises FileNotFoundError when there is none, ValueError when its front matter is
+    missing, isn't a mapping, or lists no files or no schema.
+    """
+    path = Path(folder) / "README.md"
+    if not path.is_file():
+        raise FileNotFoundError(f"数据集缺少说明卡 (dataset card)：{path}。请新建它，文首写 YAML。")
+    text = path.read_text(encoding="utf-8")
+    head, mark, prose = text.removeprefix("---\n").partition("\n---\n")
+    if not text.startswith("---\n") or not mark:
+        raise ValueError(f"{path} 开头没有用 --- 围起的 YAML (front matter)。")
+    meta = yaml.safe_load(head)
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} 文首的 YAML (front matter) 应是“键: 值”的表。")
+    lacking = [key for key in ("files", "schema") if not meta.get(key)]
+    if lacking:
+        raise ValueError(f"{path} 文首的 YAML (front matter) 缺少：{'、'.join(lacking)}。")
+    return Card(Path(folder), meta, prose)
+
+
+def update_card(folder: str | Path) -> Card:
+    """Recount `folder`'s card from its files (rows, bytes, sha256, splits, lengths) and save it.
+
+    The prose and the other keys stay; the write is atomic. Raises what `read_card` raises,
+    ValueError for a bad line, FileNotFoundError when a listed file is missing.
+    """
+    card = read_card(folder)
+    meta = {**card.meta, **measure(card)}
+    head = yaml.safe_dump(meta, allow_unicode=True, sort_keys=False, default_flow_style=None, width=100)
+    path = card.folder / "README.md"
+    draft = path.with_name("README.md.part")
+    draft.write_text(f"---\n{head}---\n{card.prose}", encoding="utf-8", newline="\n")
+    os.replace(draft, path)
+    return read_card(folder)
+
+
+def measure(card: Card) -> dict:
+    """What the card's files hold now: the keys rows, splits, files and lengths of its front matter."""
+    files, splits, rows = [], Counter(), []
+    for entry in card.meta["files"]:
+        path = card.folder / entry["path"]
+        content = path.read_bytes()
+        held = read_jsonl(path)
+        digest = hashlib.sha256(content).hexdigest()
+        files.append({"path": entry["path"], "rows": len(held), "bytes": len(content), "sha256": digest})
+        splits.update(row.get("split", path.stem) for row in held)
+        rows += held
+    lengths = {}
+    for field in card.meta.get("distinct_fields", []):
+        counts = [len(text_of(row[field])) for row in rows]
+        lengths[field] = {"min": min(counts), "median": int(median(counts)), "max": max(counts)}
+    return {"rows": len(rows), "splits": dict(splits.most_common()), "files": files, "lengths": lengths}
+
+
+def text_of(value: str | list) -> str:
+    """The text of a field to compare or count: a str itself, of messages the assistant's turns."""
+    if isinstance(value, str):
+        return value
+    return "\n".join(turn["content"] for turn in value if turn["role"] == "assistant")
+
+
+def row_faults(row: dict, schema: dict[str, dict]) -> list[str]:
+    """What in `row` breaks the card's `schema`, one sentence each; empty when nothing does."""
+    faults = [f"缺少字段 (missing field) {name}" for name in schema if name not in row]
+    faults += [f"多出字段 (unknown field) {name}" for name in row if name not in schema]
+    for name in schema.keys() & row.keys():
+        faults += [f"{name}：{fault}" for fault in _value_faults(row[name], schema[name])]
+    return faults
+
+
+def schema_faults(schema: dict[str, dict]) -> list[str]:
+    """Types and limits in a card's schema that nothing here checks; empty when it is sound."""
+    faults = []
+    for name, rule in schema.items():
+        if rule.get("type") not in TYPES:
+            faults.append(f"{name}：不认识的类型 (type) {rule.get('type')!r}，可用：{'、'.join(TYPES)}")
+        if rule.get("type") == "enum" and not rule.get("values"):
+            faults.append(f"{name}：enum 要列出允许的取值 (values)")
+        faults += [f"{name}：不认识的限制 (limit) {key}" for key in rule if key not in ("type", *LIMITS)]
+    return faults
+
+
+def _value_faults(value: object, rule: dict) -> list[str]:
+    kind = rule["type"]
+    if not _has_type(value, kind):
+        return [f"应是 {kind}，却是 {value!r:.60}"]
+    faults = []
+    if kind in ("enum", "list[str]") and "values" in rule:
+        entries = value if kind == "list[str]" else [value]
+        faults += [
+            f"取值 {entry!r} 不在允许之列 (values)" for entry in entries if entry not in rule["values"]
+        ]
+    if kind == "int":
+        size, low, high = value, rule.get("minimum"), rule.get("maximum")
+    elif kind == "enum":
+        return faults
+    else:
+        size, low, high = len(value), rule.get("min_length"), rule.get("max_length")
+    if low is not None and size < low:
+        faults.append(f"{size} 小于下限 (minimum) {low}")
+    if high is not None and size > high:
+        faults.append(f"{size} 大于上限 (maximum) {high}")
+    return faults
+
+
+def _has_type(value: object, kind: str) -> bool:
+    if kind == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind == "list[str]":
+        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    if kind == "messages":
+        return _is_conversation(value)
+    return isinstance(value, str)
+
+
+def _is_conversation(value: object) -> bool:
+    """A system turn at most at the start, then user and assistant by turns, ending with the assistant."""
+    if not isinstance(value, list) or not value:
+        return False
+    for turn in value:
+        if not isinstance(turn, dict) or set(turn) != {"role", "content"} or turn["role"] not in ROLES:
+            return False
+        if not isinstance(turn["content"], str) or not turn["content"]:
+            return False
+    roles = [turn["role"] for turn in value]
+    spoken = roles[1:] if roles[0] == "system" else roles
+    return len(spoken) > 0 and len(spoken) % 2 == 0 and spoken == ["user", "assistant"] * (len(spoken) // 2)

@@ -1,0 +1,71 @@
+"""From a recipe of the course to the `swift` commands that carry it out: the one place that does."""
+
+from pathlib import Path
+
+from lab_utils import models
+from lab_utils.profile import Profile, SftRecipe
+from lab_utils.swift.build import Command, command
+
+
+def model_flags(name: str) -> dict:
+    """Flags that tell ms-swift what kind of model `name` is: it can't tell from a local folder.
+
+    A thinking model answers directly (`enable_thinking` off), so that the answer can be scored.
+    """
+    entry = models.entry(name)
+    thinking = {"enable_thinking": False} if entry.template == "qwen3" else {}
+    return {"model_type": entry.model_type, "template": entry.template, **thinking}
+
+
+def qlora_flags(recipe: SftRecipe, setting: Profile) -> dict:
+    """Adapter and quantization: LoRA, and with `quant_bits` QLoRA (Dettmers et al. 2023)."""
+    lora = {
+        "tuner_type": "lora",
+        "lora_rank": recipe.lora_rank,
+        "lora_alpha": recipe.lora_alpha,
+        "target_modules": recipe.target_modules,
+    }
+    if recipe.quant_bits is None:
+        return lora
+    compute = {"bnb_4bit_compute_dtype": setting.quant_compute_dtype} if recipe.quant_bits == 4 else {}
+    return {**lora, "quant_method": "bnb", "quant_bits": recipe.quant_bits, **compute}
+
+
+def sft_command(
+    recipe: SftRecipe,
+    setting: Profile,
+    dataset: str | Path,
+    output_dir: str | Path,
+    *,
+    model: str | Path | None = None,
+    **other,
+) -> Command:
+    """The `swift sft` command of a recipe on this machine.
+
+    `model`: folder or hub id; None: `models.path(recipe.model)`, which downloads what isn't
+    there. `other` flags are added, or take the place of the recipe's.
+    """
+    flags = {
+        "model": model or models.path(recipe.model),
+        **model_flags(recipe.model),
+        "dataset": dataset,
+        **qlora_flags(recipe, setting),
+        "torch_dtype": setting.torch_dtype,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_ratio": recipe.warmup_ratio,
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch_size,
+        "gradient_accumulation_steps": recipe.grad_accumulation,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "max_length": recipe.max_length,
+        "split_dataset_ratio": 0,
+        "logging_steps": 1,
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "save_only_model": True,
+        "include_num_input_tokens_seen": True,
+        "seed": 42,
+        "output_dir": output_dir,
+    }
+    return command("sft", **{**flags, **other})
