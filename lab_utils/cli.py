@@ -87,6 +87,7 @@ def build(
 ) -> None:
     """由母版 (master) 生成学生版和执行过的答案版笔记本 (notebooks)。"""
     from lab_utils.authoring import build as building
+    from lab_utils.authoring import readme
     from lab_utils.authoring.master import MasterError
     from lab_utils.authoring.run import CellFailed
 
@@ -94,7 +95,7 @@ def build(
     if check:
         problems = [problem for lab in labs for problem in building.check(lab)]
         if not numbers:
-            problems += building.strays(labs)
+            problems += building.strays(labs) + readme.check()
         _report(problems, f"{len(labs)} 个实验的笔记本与母版一致")
         return
     for lab in labs:
@@ -107,6 +108,7 @@ def build(
             typer.secho(f"❌ {lab.name} {error}", fg="red", err=True)
             raise typer.Exit(1) from None
         typer.echo(f"✅ labs/{pair.student_path.name}  solutions/{pair.solution_path.name}")
+    readme.update()
 
 
 @app.command()

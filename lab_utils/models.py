@@ -25,6 +25,8 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 SHIPPED = "xiaoshi-base"
+SHIPPED_ADAPTER = "xiaoshi-poet-lora"
+"""The LoRA adapter that ships with it."""
 ASSETS = Path(__file__).resolve().parent / "assets"
 HUBS = {
     "modelscope": ("ModelScope", "MODELSCOPE_ENDPOINT", "https://modelscope.cn"),
@@ -237,6 +239,19 @@ def load(name: str, dtype: str = "float32", adapter: str | Path | None = None):
 
         model = PeftModel.from_pretrained(model, str(adapter))
     return model.eval(), tokenizer
+
+
+def shipped_adapter() -> Path:
+    """Folder of the LoRA adapter that lab 05 trains on the shipped model, kept for labs that need one.
+
+    Raises FileNotFoundError when it is missing from the installation.
+    """
+    folder = ASSETS / SHIPPED_ADAPTER
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(
+            f"随课程附带的适配器 (adapter) 不在 {folder}。请重新取一份课程仓库，或在第 05 课自己训练一个。"
+        )
+    return folder
 
 
 def cache_dir() -> Path:

@@ -122,7 +122,9 @@ fine_tuning.ROWS_WITHOUT_LABELS(rows_without_labels)
 # 判定标准：**要哪种诗体就是哪种诗体**（句数和每句的字数都对），而且**自己停下来**（输出了结束符）。
 
 # %% tags=["volatile"]
-exam = formats.read_jsonl(course.dataset("verse_sft") / "test.jsonl")[: setting.eval_themes]
+from lab_utils.data.verse_sft import eval_prompts
+
+exam = eval_prompts(per_form=setting.eval_themes // 4)
 exam_file = output / "exam.jsonl"
 exam_file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exam), "utf-8")
 asking = dict(

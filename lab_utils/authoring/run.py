@@ -111,7 +111,7 @@ def run(
 ) -> list[Result]:
     """Execute each lab's solution, made afresh from its master, and measure it.
 
-    Nothing is written but `report`: a JSON object, lab name → seconds, peak_mib, ok, figures
+    Nothing is written but `report`: a JSON object, lab number → lab, seconds, peak_mib, ok, figures
     (what the lab gave to `course.record`), error. It is rewritten after every lab, so that a
     crash loses nothing. A failing lab doesn't stop the next. Cells tagged optional run only
     when `optional`. `say` gets progress, text with its own line ends.
@@ -122,9 +122,7 @@ def run(
         results.append(_run_one(lab, optional, say))
         say(summary(results[-1]) + "\n")
         if report:
-            table = {
-                result.lab: {k: v for k, v in asdict(result).items() if k != "lab"} for result in results
-            }
+            table = {result.lab.partition("_")[0]: asdict(result) for result in results}
             master.write_atomic(report, json.dumps(table, ensure_ascii=False, indent=1) + "\n")
     return results
 

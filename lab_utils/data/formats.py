@@ -102,9 +102,8 @@ def validate_messages(path: str | Path, tokenizer=None, max_length: int | None =
     lengths, learned = [], []
     for line, row in rows:
         ids, labels = encode(tokenizer, row["messages"])
-        kept = _cut(labels, max_length, truncation)
         lengths.append(len(ids))
-        learned.append(sum(label != IGNORE for label in kept))
+        learned.append(sum(label != IGNORE for label in cut(ids, labels, max_length, truncation)[1]))
         if not learned[-1]:
             problems.append(_unsupervised(line, len(ids), max_length, truncation))
     if problems:
@@ -132,6 +131,16 @@ def encode(tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
     return ids, labels
 
 
+def cut(ids: list[int], labels: list[int], max_length: int | None, truncation: str) -> tuple[list[int], list[int]]:
+    """What ms-swift keeps of a row longer than `max_length` tokens: nothing (`delete`, its
+    default), the end (`left`) or the start (`right`). A first token left by a cut isn't learned,
+    as nothing stands before it."""
+    if max_length is None or len(ids) <= max_length:
+        return ids, labels
+    kept = {"delete": slice(0, 0), "left": slice(-max_length, None), "right": slice(max_length)}[truncation]
+    return ids[kept], [IGNORE, *labels[kept][1:]] if ids[kept] else []
+
+
 def supervised(tokenizer, messages: list[dict]) -> list[tuple[str, bool]]:
     """Each token's text and whether it is learned, in order."""
     ids, labels = encode(tokenizer, messages)
@@ -140,12 +149,6 @@ def supervised(tokenizer, messages: list[dict]) -> list[tuple[str, bool]]:
 
 def _render(tokenizer, messages: list[dict], prompt: bool) -> list[int]:
     return tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, return_dict=False)
-
-
-def _cut(labels: list[int], max_length: int | None, truncation: str) -> list[int]:
-    if max_length is None or len(labels) <= max_length:
-        return labels
-    return {"delete": [], "left": labels[-max_length:], "right": labels[:max_length]}[truncation]
 
 
 def _unsupervised(line: int, length: int, max_length: int | None, truncation: str) -> Problem:

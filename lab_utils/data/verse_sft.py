@@ -10,6 +10,7 @@ import json
 import random
 from pathlib import Path
 
+from lab_utils.data.card import update_card
 from lab_utils.generation import complete
 from lab_utils.verse import FORMS, check, themes
 
@@ -63,7 +64,7 @@ def rejection_sample(model, tokenizer, pairs: list[tuple[str, str]], rounds: int
 
 
 def build(folder: Path, per_form: int = 640, seed: int = 0) -> None:
-    """Write `train.jsonl` and `test.jsonl` (held-out prompts) to `folder`.
+    """Write `train.jsonl` to `folder` and bring the figures of its card up to date.
 
     Raises RuntimeError when fewer than 500 poems of a form pass: the base is not good enough.
     """
@@ -86,9 +87,9 @@ def build(folder: Path, per_form: int = 640, seed: int = 0) -> None:
             raise RuntimeError(f"only {count} {form} passed the verifier; 500 are needed")
     rng.shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in (("train", rows), ("test", eval_prompts(per_form=100))):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "train.jsonl").write_text(text, encoding="utf-8")
+    update_card(folder)
 
 
 if __name__ == "__main__":

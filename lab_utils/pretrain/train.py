@@ -29,8 +29,8 @@ class Settings:
     pack_length: int = 128
     """Tokens in one row of a batch; documents are packed into rows, none is cut."""
     batch_rows: int = 32
-    epochs: float = 4.0
-    muon_lr: float = 0.01
+    epochs: float = 2.6
+    muon_lr: float = 0.008
     """Learning rate of Muon (Jordan et al. 2024), for the matrices inside the layers."""
     adamw_lr: float = 3e-3
     """Learning rate of AdamW, for embeddings and norms."""
@@ -134,7 +134,7 @@ def rhyme_mass(model, tokenizer, poems: list, batch: int = 64) -> float:
     for token, index in tokenizer.get_vocab().items():
         char = tokenizer.convert_tokens_to_string([token])
         if len(char) == 1:
-            for group in rhyme_groups(char):
+            for group in rhyme_groups(char, most=None):
                 member[index, names.index(group)] = 1
     total = 0.0
     for start in range(0, len(poems), batch):
@@ -144,7 +144,7 @@ def rhyme_mass(model, tokenizer, poems: list, batch: int = 64) -> float:
         with torch.no_grad():
             probs = model(**inputs).logits[:, -1].float().softmax(-1)
         for row, poem in zip(probs, part, strict=True):
-            wanted = [names.index(g) for g in rhyme_groups(poem.lines[1][-1])]
+            wanted = [names.index(g) for g in rhyme_groups(poem.lines[1][-1], most=None)]
             rhymes = member[:, wanted].amax(1)
             rhymes[tokenizer.convert_tokens_to_ids(tokenizer.tokenize(poem.lines[1][-1]))] = 0
             total += (row * rhymes).sum().item()
@@ -247,10 +247,13 @@ def train(
 
 
 def save(model, tokenizer, folder: Path) -> Path:
-    """Write model (bfloat16 safetensors), tokenizer and generation settings to `folder`."""
+    """Write model, tokenizer and generation settings to `folder`.
+
+    Weights are stored in bfloat16 to keep the package small; the config says float32, so that
+    is what they are loaded in: the safe choice on a CPU.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     half = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if name != "lm_head.weight"}
-    model.config.dtype = torch.bfloat16
     model.save_pretrained(folder, state_dict=half)
     tokenizer.save_pretrained(folder)
     return folder

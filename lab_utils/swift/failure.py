@@ -52,9 +52,8 @@ PATTERNS: list[tuple[str, Cause]] = [
         Cause("bf16", "这台机器上不能用 bfloat16 训练（CPU 会拒绝）", "把 torch_dtype 改成 'float32'"),
     ),
     (
-        r"All samples? (were|are) (filtered|deleted|dropped)|num_samples=0|"
-        r"num_samples should be a positive integer|train_dataset: 0\b|num_rows: 0\b|"
-        r"length of the (train )?dataset is 0|Please check whether the (key|length)",
+        # the last two: ms-swift stumbles over a data set of which no row was left
+        r"num_samples should be a positive integer|n_repeat_sample = dataset_sample|inputs = train_dataset\[0\]",
         Cause(
             "empty",
             "没有一行数据留下来：全部因太长或格式不对被丢弃，或者没有要学习的词元（labels 全是 -100）",
@@ -62,16 +61,15 @@ PATTERNS: list[tuple[str, Cause]] = [
         ),
     ),
     (
-        r"(KeyError: '?messages'?|did not find.*messages|Dataset format.*(not|error)|"
-        r"dataset does not meet the requirements|The following keys? .* missing|preprocess.*KeyError)",
+        r"KeyError: 'messages'",
         Cause("columns", "数据缺少字段（missing keys），最常见是没有 messages", "每行写成 {{\"messages\": [{{\"role\": …, \"content\": …}}, …]}}"),
     ),
     (
-        r"JSONDecodeError|Failed to load JSON|JSON parse error|DatasetGenerationError|json\.decoder",
+        r"JSONDecodeError|JSON parse error|DatasetGenerationError",
         Cause("json", "数据文件不是合法的 JSON Lines（JSON decode error）", "用 validate_messages 找出坏的那一行并改正"),
     ),
     (
-        r"(?:FileNotFoundError|ValueError|AssertionError).*?['\"]?([^'\"\s]+\.(?:jsonl|json|csv|txt))['\"]?",
+        r"(?:FileNotFoundError|ValueError).*?([^'\"`\s]+\.(?:jsonl|json|csv|txt))",
         Cause("dataset", "找不到数据文件：{0}", "检查 dataset 的路径；相对路径从当前文件夹算起"),
     ),
     (
@@ -80,9 +78,8 @@ PATTERNS: list[tuple[str, Cause]] = [
         Cause("model", "找不到模型文件夹，或里面缺文件", "检查 model 或 adapters 的路径；检查点用 find_checkpoint 取得"),
     ),
     (
-        r"Please explicitly pass the (?:model_type|template)|template_type: None|"
-        r"Failed to automatically match `?model_type|[Tt]emplate.*not (?:found|set|supported)|"
-        r"`template` is required|no suitable `model_type`",
+        r"(?:template|model)_type: '\w+' not in|[Pp]lease (?:explicitly )?(?:pass|specify)[^\n]*(?:model_type|template)|"
+        r"no suitable `model_type`",
         Cause("template", "没有选定模型类型或对话模板（template）", "本地模型要写明 model_type='qwen3', template='chatml'（按你的模型改）"),
     ),
     (
@@ -147,7 +144,7 @@ def read_output(path: Path) -> str:
 def tail(text: str) -> str:
     """Last 15 lines as a terminal would show them: of a progress bar only its final state."""
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    return "\n".join([line[:300] for line in lines if line][-TAIL_LINES:])
+    return "\n".join([line[:300] for line in lines if line.strip(" ^~")][-TAIL_LINES:])
 
 
 def _errors(text: str) -> str:

@@ -76,7 +76,8 @@ def infer_file(
             progress=progress,
             timeout=timeout,
         )
-        answers = [_answer(row, max_new_tokens, _end_tokens(Path(model))) for row in read_jsonl(result)]
+        ends = _end_tokens(Path(model))
+        answers = [_answer(row, max_new_tokens, ends) for row in read_jsonl(result)]
         _check_rows(rows, answers, outcome.log_path)
     return answers
 

@@ -4,10 +4,12 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +64,13 @@ class Run:
         return checkpoint.find_checkpoint(self.folder, "best")
 
     @property
+    def dropped(self) -> int:
+        """Training and evaluation rows that ms-swift left out as too long or malformed."""
+        text = failure.read_output(self.log_path) if self.log_path.exists() else ""
+        counts = re.findall(r"Dataset filtered, origin length: (\d+), filtered dataset length: (\d+)", text)
+        return sum(int(before) - int(after) for before, after in counts)
+
+    @property
     def tokens_per_second(self) -> float | None:
         """Input tokens trained on per second of training, None unless the run had
         `include_num_input_tokens_seen=True`."""
@@ -91,7 +100,10 @@ def run(command: Command, *, progress: bool = True, timeout: float | None = None
     outcome = watch.follow()
     if outcome is not None:
         raise outcome
-    return Run(watch.folder, watch.log_path, watch.seconds, command.show())
+    done = Run(watch.folder, watch.log_path, watch.seconds, command.show())
+    if command.sub in TRAINING and done.dropped:
+        warnings.warn(f"ms-swift 丢弃了 {done.dropped} 行数据（太长或格式不对），见 {done.log_path}", stacklevel=2)
+    return done
 
 
 class _Watch:

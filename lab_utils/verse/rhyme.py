@@ -32,35 +32,36 @@ _GROUP_OF_FINAL = {final: name for name, finals in RHYME_GROUPS.items() for fina
 
 
 @lru_cache(maxsize=20_000)
-def readings(char: str) -> frozenset[tuple[str, int]]:
-    """The two most common readings of one character as `(rhyme group, tone)`, tone 1-4, 5 for neutral.
+def readings(char: str, most: int | None = 2) -> frozenset[tuple[str, int]]:
+    """Readings of one character as `(rhyme group, tone)`, tone 1-4, 5 for neutral.
 
-    Empty for a character without a Mandarin reading.
+    The `most` common ones, or all of them for None. Empty for a character without a
+    Mandarin reading.
     """
     from pypinyin import Style, pinyin
 
-    found = set()
-    for final in pinyin(
+    finals = pinyin(
         char,
         style=Style.FINALS_TONE3,
         heteronym=True,
         strict=True,
         neutral_tone_with_five=True,
         errors="ignore",
-    )[:1] or [[]]:
-        for reading in final[:2]:
-            sound, tone = reading.rstrip("12345"), reading[-1:]
-            if sound in _GROUP_OF_FINAL and tone in "12345":
-                found.add((_GROUP_OF_FINAL[sound], int(tone)))
+    )
+    found = set()
+    for final in finals[0][:most] if finals else []:
+        sound, tone = final.rstrip("12345"), final[-1:]
+        if sound in _GROUP_OF_FINAL and tone in "12345":
+            found.add((_GROUP_OF_FINAL[sound], int(tone)))
     return frozenset(found)
 
 
-def rhyme_groups(char: str) -> frozenset[str]:
-    """Rhyme groups of one character, over both its readings."""
-    return frozenset(group for group, _ in readings(char))
+def rhyme_groups(char: str, most: int | None = 2) -> frozenset[str]:
+    """Rhyme groups of one character, over the readings that `readings` gives."""
+    return frozenset(group for group, _ in readings(char, most))
 
 
-def common_rhyme(chars: list[str]) -> frozenset[str]:
+def common_rhyme(chars: list[str], most: int | None = 2) -> frozenset[str]:
     """Groups that contain every character of `chars`; empty when they do not rhyme.
 
     Identical characters do not rhyme with each other, they repeat: a list in which
@@ -68,4 +69,4 @@ def common_rhyme(chars: list[str]) -> frozenset[str]:
     """
     if not chars or len(set(chars)) < len(chars):
         return frozenset()
-    return frozenset.intersection(*map(rhyme_groups, chars))
+    return frozenset.intersection(*(rhyme_groups(char, most) for char in chars))

@@ -25,8 +25,9 @@ def test_report_holds_time_memory_and_figures(lab, edit, tmp_path):
     report = tmp_path / "out" / "report.json"
     (result,) = run([lab], report, say=said.append)
     assert result.ok and result.error == ""
-    row = json.loads(report.read_text(encoding="utf-8"))["90_mini"]
+    row = json.loads(report.read_text(encoding="utf-8"))["90"]
     assert row == {
+        "lab": "90_mini",
         "ok": True,
         "seconds": result.seconds,
         "peak_mib": result.peak_mib,
@@ -45,7 +46,7 @@ def test_failure_is_told_and_the_next_lab_still_runs(lab, edit, tmp_path):
     report = tmp_path / "report.json"
     results = run([lab, lab], report, say=lambda text: None)
     assert [result.ok for result in results] == [False, False]
-    error = json.loads(report.read_text(encoding="utf-8"))["90_mini"]["error"]
+    error = json.loads(report.read_text(encoding="utf-8"))["90"]["error"]
     assert error.startswith("第 6 格（check_double）没有跑完")
     assert "AssertionError: 两倍应是 4" in error and "\x1b" not in error
     assert results[0].figures == {"loss": 1.5}, "figures recorded before the failure are kept"
@@ -66,7 +67,7 @@ def test_other_failures_are_reported_too(lab, edit, monkeypatch, tmp_path, old, 
     report = tmp_path / "report.json"
     (result,) = run([lab], report, say=lambda text: None)
     assert not result.ok and message in result.error
-    assert json.loads(report.read_text(encoding="utf-8"))["90_mini"]["ok"] is False
+    assert json.loads(report.read_text(encoding="utf-8"))["90"]["ok"] is False
 
 
 def test_figures_of_another_run_are_left_alone(lab, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_one_token_a_character_and_bytes_for_the_rest(small):
     [
         ("山夜二首", "山月照寒溪，松风过石堤。客来无一语，同听夜鸦啼。", POEM),
         ("山夜", "山月照寒溪（一作光），松风过石堤。客来无一语，同听夜鸦啼。", POEM),
-        ("山夜", "山月照寒溪，松风过石堤。客来无一语，同听夜鸦飞。", "does not rhyme by modern reading"),
+        ("山夜", "山月照寒溪，松风过石堤。客来无一语，同听夜鸦叫。", "does not rhyme by modern reading"),
         ("山夜", "山月照寒溪，松风过石堤。", "not one of the four forms"),
         ("山夜", "山月照寒□，松风过石堤。客来无一语，同听夜鸦啼。", "not only Chinese characters"),
         ("山夜", "", "not only Chinese characters"),

