@@ -18,12 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lab_utils import course, models, profile
+from lab_utils.setup_environment import LOCK, PYTHON, UNWANTED, torch_pin
 
-LOCK = Path(__file__).resolve().parent / "requirements.lock"
-PYTHON = ((3, 11), (3, 13))
-"""Python versions the package accepts: from the first, below the second."""
-TORCH = "2.13.0"
-"""The version of torch everything is tested with. The lock leaves torch out, so that it fits CPU and CUDA builds."""
+TORCH = torch_pin(LOCK.read_text(encoding="utf-8")).removeprefix("torch==")
+"""The version of torch everything is tested with."""
 PACKAGES = (
     "transformers",
     "peft",
@@ -35,8 +33,6 @@ PACKAGES = (
     "modelscope",
 )
 """Packages without which labs don't run; their versions are in the lock."""
-TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
-"""Not used by the course; transformers imports them when they are there, and fails when they don't fit torch."""
 LEAST_DISK_GIB = 5.0
 """Room for the runs of all labs on the CPU."""
 GIB = 2**30
@@ -120,7 +116,7 @@ def examine() -> Report:
                     name,
                     "warn",
                     value,
-                    "python -m pip install --force-reinstall -r lab_utils/requirements.lock",
+                    "python -m pip install --no-deps -r lab_utils/requirements.lock",
                 )
             )
     return Report(tuple(rows))
@@ -205,7 +201,7 @@ def _package(name: str, pin: str | None) -> Row:
 
 
 def _companions() -> list[Row]:
-    present = [name for name in TORCH_COMPANIONS if find_spec(name)]
+    present = [name for name in UNWANTED if find_spec(name)]
     if not present:
         return [Row("torchvision 冲突", "ok", "没有安装 torchvision 等，不会冲突")]
     remedy = f"python -m pip uninstall -y {' '.join(present)}"

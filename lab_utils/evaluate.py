@@ -66,7 +66,9 @@ def _finite(values: Sequence[float]) -> np.ndarray:
     if array.ndim != 1 or not len(array):
         raise ValueError(f"需要一列至少一个的数 (values)，收到形状 {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"第 {int(np.flatnonzero(~np.isfinite(array))[0]) + 1} 个值不是有限的数 (NaN 或 inf)")
+        raise ValueError(
+            f"第 {int(np.flatnonzero(~np.isfinite(array))[0]) + 1} 个值不是有限的数 (NaN 或 inf)"
+        )
     return array
 
 

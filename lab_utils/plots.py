@@ -102,7 +102,9 @@ def token_mask(tokens: Sequence[str], supervised: Sequence[bool]) -> str:
     return f'<div style="line-height:2">{"".join(boxes)}</div><div style="color:#57606a">{key}</div>'
 
 
-def side_by_side(columns: Mapping[str, Sequence[str]], marks: Mapping[str, Sequence[bool]] | None = None) -> str:
+def side_by_side(
+    columns: Mapping[str, Sequence[str]], marks: Mapping[str, Sequence[bool]] | None = None
+) -> str:
     """HTML table of texts, one row an item; `marks` puts ✅ or ❌ before the texts of a column."""
     head = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in columns)
     rows = []

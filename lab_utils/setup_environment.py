@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from importlib import invalidate_caches
@@ -111,7 +110,7 @@ def reachable(address: str, timeout: float = 3.0) -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=timeout):
             return True
-    except (OSError, urllib.error.URLError):
+    except OSError:  # urllib raises its subclasses
         return False
 
 

@@ -155,7 +155,7 @@ def test_a_torchvision_that_does_not_fit_torch_is_a_failure(tmp_path, monkeypatc
     (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "TORCH_COMPANIONS", ("torchvision",))
+    monkeypatch.setattr(doctor, "UNWANTED", ("torchvision",))
     finding = row("torchvision 冲突")
     assert finding.status == "fail"
     assert "operator torchvision::nms does not exist" in finding.value

@@ -31,5 +31,7 @@ def check() -> list[Problem]:
         path = course.root() / name
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         if text and with_table(text, language) != text:
-            problems.append(Problem(name, "table", 0, "实验的表与课程清单 (course.LABS) 不同；运行 labs build"))
+            problems.append(
+                Problem(name, "table", 0, "实验的表与课程清单 (course.LABS) 不同；运行 labs build")
+            )
     return problems

@@ -104,7 +104,9 @@ class Check:
         for case in self.cases:
             output = _run(answer, case.args)
             if isinstance(output.error, NotImplementedError):
-                return self._verdict("not_yet", "还没有写。把 raise NotImplementedError 换成你的代码，再运行这一格")
+                return self._verdict(
+                    "not_yet", "还没有写。把 raise NotImplementedError 换成你的代码，再运行这一格"
+                )
             outputs.append(output)
             finding = finding or self._finding(case, output)
         if finding is None:

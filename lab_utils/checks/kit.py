@@ -24,5 +24,7 @@ def assert_check(check: Check, accepted: list[Callable], least_mistakes: int = 5
     for mistake in check.mistakes:
         verdict = check.judge(mistake.answer)
         assert not verdict.ok, f"{check.name} accepts the mistake {mistake.name!r}"
-        assert verdict.mistake == mistake.name, f"{check.name}: {mistake.name!r} taken for {verdict.mistake!r}"
+        assert verdict.mistake == mistake.name, (
+            f"{check.name}: {mistake.name!r} taken for {verdict.mistake!r}"
+        )
         assert verdict.hint == mistake.hint

@@ -13,7 +13,13 @@ from pathlib import Path
 from lab_utils.data.chat import IGNORE
 
 ROLES = ("system", "user", "assistant", "tool")
-OTHER_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
+OTHER_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+}
 OTHER_FIELDS = {
     "message": "字段名多半是 messages 写漏了 s",
     "conversations": "这像 ShareGPT 格式：conversations/from/value 改成 messages/role/content，human 改 user，gpt 改 assistant",
@@ -37,7 +43,11 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"第 {self.line} 行" if self.line else "整个文件"
-        return f"{where} {self.field}：{self.wrong}。改法：{self.fix}。" if self.field else f"{where}：{self.wrong}。改法：{self.fix}。"
+        return (
+            f"{where} {self.field}：{self.wrong}。改法：{self.fix}。"
+            if self.field
+            else f"{where}：{self.wrong}。改法：{self.fix}。"
+        )
 
 
 class DataError(ValueError):
@@ -69,7 +79,9 @@ class Report:
         text = f"{self.rows} 行，{self.turns} 轮回答，格式正确"
         if self.tokens is None:
             return text
-        return f"{text}；共 {self.tokens} 个词元，最长一行 {self.longest} 个，其中要学习的 {self.supervised} 个"
+        return (
+            f"{text}；共 {self.tokens} 个词元，最长一行 {self.longest} 个，其中要学习的 {self.supervised} 个"
+        )
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
@@ -83,7 +95,9 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return [row for _, row in rows]
 
 
-def validate_messages(path: str | Path, tokenizer=None, max_length: int | None = None, truncation: str = "delete") -> Report:
+def validate_messages(
+    path: str | Path, tokenizer=None, max_length: int | None = None, truncation: str = "delete"
+) -> Report:
     """Check a file of conversations for supervised fine-tuning.
 
     With a `tokenizer`, also that every row keeps at least one supervised token when cut to
@@ -131,7 +145,9 @@ def encode(tokenizer, messages: list[dict]) -> tuple[list[int], list[int]]:
     return ids, labels
 
 
-def cut(ids: list[int], labels: list[int], max_length: int | None, truncation: str) -> tuple[list[int], list[int]]:
+def cut(
+    ids: list[int], labels: list[int], max_length: int | None, truncation: str
+) -> tuple[list[int], list[int]]:
     """What ms-swift keeps of a row longer than `max_length` tokens: nothing (`delete`, its
     default), the end (`left`) or the start (`right`). A first token left by a cut isn't learned,
     as nothing stands before it."""
@@ -153,9 +169,15 @@ def _render(tokenizer, messages: list[dict], prompt: bool) -> list[int]:
 
 def _unsupervised(line: int, length: int, max_length: int | None, truncation: str) -> Problem:
     if max_length is None or length <= max_length:
-        return Problem(line, "messages", "没有一个要学习的词元（zero supervised tokens）", "补上 assistant 的回答")
-    what = "整行会被丢弃" if truncation == "delete" else "截断后没有一个要学习的词元（zero supervised tokens）"
-    fix = f"把 max_length 调到 {length} 以上，或缩短这一行" + ("，或设 truncation_strategy" if truncation == "delete" else "")
+        return Problem(
+            line, "messages", "没有一个要学习的词元（zero supervised tokens）", "补上 assistant 的回答"
+        )
+    what = (
+        "整行会被丢弃" if truncation == "delete" else "截断后没有一个要学习的词元（zero supervised tokens）"
+    )
+    fix = f"把 max_length 调到 {length} 以上，或缩短这一行" + (
+        "，或设 truncation_strategy" if truncation == "delete" else ""
+    )
     return Problem(line, "messages", f"有 {length} 个词元，超过 max_length={max_length}，{what}", fix)
 
 
@@ -170,7 +192,11 @@ def _parse(path: Path) -> tuple[list[tuple[int, dict]], list[Problem]]:
         return [], [Problem(0, "", "文件是空的", f"每行写一个对象 {SHAPE}")]
     rows, problems = [], []
     if text.lstrip().startswith("["):
-        return [], [Problem(1, "", "这是一个 JSON 数组，不是 JSON Lines", "去掉外层的 [ ]，每行写一个对象，行尾没有逗号")]
+        return [], [
+            Problem(
+                1, "", "这是一个 JSON 数组，不是 JSON Lines", "去掉外层的 [ ]，每行写一个对象，行尾没有逗号"
+            )
+        ]
     for line, words in enumerate(text.split("\n"), 1):
         if not words.strip():
             continue
@@ -178,12 +204,16 @@ def _parse(path: Path) -> tuple[list[tuple[int, dict]], list[Problem]]:
             row = json.loads(words)
         except json.JSONDecodeError as error:
             wrong = f"不是合法的 JSON（bad JSON）：第 {error.colno} 个字符处 {error.msg}"
-            problems.append(Problem(line, "", wrong, "检查引号、逗号、括号是否成对；用 json.dumps 写文件不会出错"))
+            problems.append(
+                Problem(line, "", wrong, "检查引号、逗号、括号是否成对；用 json.dumps 写文件不会出错")
+            )
             continue
         if isinstance(row, dict):
             rows.append((line, row))
         else:
-            problems.append(Problem(line, "", f"是 {type(row).__name__}，不是对象（object）", f"每行写一个对象 {SHAPE}"))
+            problems.append(
+                Problem(line, "", f"是 {type(row).__name__}，不是对象（object）", f"每行写一个对象 {SHAPE}")
+            )
     return rows, problems
 
 
@@ -201,7 +231,9 @@ def _decode(data: bytes, name: str) -> tuple[str, Problem | None]:
             data.decode(encoding)
         except UnicodeDecodeError:
             continue
-        return "", Problem(line, "", f"编码不是 UTF-8，看起来是 {called}（wrong encoding）", _convert(encoding, name))
+        return "", Problem(
+            line, "", f"编码不是 UTF-8，看起来是 {called}（wrong encoding）", _convert(encoding, name)
+        )
     return "", Problem(line, "", "编码不是 UTF-8，文件可能已损坏（wrong encoding）", "从源头重新导出为 UTF-8")
 
 
@@ -216,14 +248,18 @@ def _row_problems(line: int, row: dict) -> list[Problem]:
     messages = row["messages"]
     if not isinstance(messages, list) or not messages:
         return [Problem(line, "messages", "必须是非空的列表（list）", f"写成 {SHAPE}")]
-    problems = [problem for i, message in enumerate(messages) for problem in _message_problems(line, i, message)]
+    problems = [
+        problem for i, message in enumerate(messages) for problem in _message_problems(line, i, message)
+    ]
     return problems or list(_order_problems(line, [m["role"] for m in messages]))
 
 
 def _message_problems(line: int, i: int, message) -> Iterator[Problem]:
     where = f"messages[{i}]"
     if not isinstance(message, dict):
-        yield Problem(line, where, f"是 {type(message).__name__}，不是对象", '写成 {"role": "user", "content": "…"}')
+        yield Problem(
+            line, where, f"是 {type(message).__name__}，不是对象", '写成 {"role": "user", "content": "…"}'
+        )
         return
     role = message.get("role")
     if "role" not in message:
@@ -237,9 +273,16 @@ def _message_problems(line: int, i: int, message) -> Iterator[Problem]:
     if "content" not in message:
         yield Problem(line, f"{where}.content", "缺少字段 content", "补上这一轮的文字")
     elif not isinstance(content, str):
-        yield Problem(line, f"{where}.content", f"是 {type(content).__name__}，不是文字（string）", "content 写成一个字符串")
+        yield Problem(
+            line,
+            f"{where}.content",
+            f"是 {type(content).__name__}，不是文字（string）",
+            "content 写成一个字符串",
+        )
     elif not content.strip() and role == "assistant":
-        yield Problem(line, f"{where}.content", "assistant 的回答是空的（empty assistant）", "补上回答，或删掉这一行")
+        yield Problem(
+            line, f"{where}.content", "assistant 的回答是空的（empty assistant）", "补上回答，或删掉这一行"
+        )
     elif not content.strip():
         yield Problem(line, f"{where}.content", "内容是空的", "补上文字，或删掉这一轮")
 
@@ -249,9 +292,18 @@ def _order_problems(line: int, roles: list[str]) -> Iterator[Problem]:
         if role == "system" and i:
             yield Problem(line, f"messages[{i}].role", "system 只能放在最前面", "移到 messages 的开头")
         elif i and role == roles[i - 1] and role != "tool":
-            yield Problem(line, f"messages[{i}].role", f"连着两轮都是 {role}", "合并成一轮，或补上中间缺的一轮")
+            yield Problem(
+                line, f"messages[{i}].role", f"连着两轮都是 {role}", "合并成一轮，或补上中间缺的一轮"
+            )
     talk = [role for role in roles if role != "system"]
     if talk and talk[0] != "user":
-        yield Problem(line, f"messages[{roles.index(talk[0])}].role", f"对话从 {talk[0]} 开始", "第一轮应是 user")
+        yield Problem(
+            line, f"messages[{roles.index(talk[0])}].role", f"对话从 {talk[0]} 开始", "第一轮应是 user"
+        )
     if roles[-1] != "assistant":
-        yield Problem(line, f"messages[{len(roles) - 1}].role", f"最后一轮是 {roles[-1]}，没有要学习的回答", "最后一轮应是 assistant")
+        yield Problem(
+            line,
+            f"messages[{len(roles) - 1}].role",
+            f"最后一轮是 {roles[-1]}，没有要学习的回答",
+            "最后一轮应是 assistant",
+        )

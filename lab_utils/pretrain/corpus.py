@@ -98,7 +98,9 @@ def _clean(title: str, text: str, is_ci: bool) -> Poem | str:
     form = next((name for name, wanted in FORMS.items() if wanted == shape), None)
     if form is None or len({len(line) for line in lines}) > 1:
         return "not one of the four forms"
-    if not common_rhyme([line[-1] for line in lines[1::2]], most=None):  # lenient: old sounds live on in rare readings
+    if not common_rhyme(
+        [line[-1] for line in lines[1::2]], most=None
+    ):  # lenient: old sounds live on in rare readings
         return "does not rhyme by modern reading"
     return Poem(form, title, lines)
 

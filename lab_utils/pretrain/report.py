@@ -31,7 +31,9 @@ def measure(model, tokenizer, parts, dropped: dict[str, int]) -> dict:
     verdicts = [verse.check(text, form) for text, form in right]
     quatrains = [v for v in verdicts if len(v.lines) == 4]
     rows = eval_prompts(per_form=50)
-    chats = complete(model, tokenizer, [chat_prompt(tokenizer, r["messages"][0]["content"]) for r in rows], 96)
+    chats = complete(
+        model, tokenizer, [chat_prompt(tokenizer, r["messages"][0]["content"]) for r in rows], 96
+    )
     asked = [verse.check(c.text, r["form"]).form_ok and c.ended for c, r in zip(chats, rows, strict=True)]
     kept = sum(n for name, n in parts.counts.items() if name in verse.FORMS)
     no_rhyme = dropped["does not rhyme by modern reading"]
@@ -45,13 +47,16 @@ def measure(model, tokenizer, parts, dropped: dict[str, int]) -> dict:
         "rhyme_by_chance": round(chance_rhyme(parts.held_out), 4),
         "rhyme_of_human_verse": round(kept / (kept + no_rhyme), 4),
         "repeated_characters": round(sum(v.repetition for v in verdicts) / len(verdicts), 4),
-        "poems_with_repeated_lines_or_characters": round(1 - sum(v.repeats_ok for v in verdicts) / len(verdicts), 4),
+        "poems_with_repeated_lines_or_characters": round(
+            1 - sum(v.repeats_ok for v in verdicts) / len(verdicts), 4
+        ),
         "lines_found_in_corpus": round(sum(line in known for line in lines) / len(lines), 4),
         "instruction_form_pass": _figures(bootstrap(asked)),
         "chat_turn_ended": round(sum(c.ended for c in chats) / len(chats), 4),
         "samples": [{"theme": t, "text": c.text.strip()} for t, c in zip(themes[:8], titled, strict=False)],
         "chat_samples": [
-            {"prompt": r["messages"][0]["content"], "text": c.text} for r, c in zip(rows[:4], chats, strict=False)
+            {"prompt": r["messages"][0]["content"], "text": c.text}
+            for r, c in zip(rows[:4], chats, strict=False)
         ],
     }
 
@@ -61,13 +66,20 @@ def write(figures: dict, log: Path, counts: dict, parameters: int, folder: Path,
     folder.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     (folder / "log.jsonl").write_text(log.read_text())
-    (folder / "figures.json").write_text(json.dumps(figures | {"corpus": counts}, ensure_ascii=False, indent=1) + "\n")
+    (folder / "figures.json").write_text(
+        json.dumps(figures | {"corpus": counts}, ensure_ascii=False, indent=1) + "\n"
+    )
     _draw(rows, folder / "training.png")
     card.write_text(_card(figures, rows, counts, parameters), encoding="utf-8")
 
 
 def _figures(interval: Interval) -> dict:
-    return {"value": round(interval.value, 4), "low": round(interval.low, 4), "high": round(interval.high, 4), "n": interval.n}
+    return {
+        "value": round(interval.value, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+        "n": interval.n,
+    }
 
 
 def _draw(rows: list[dict], path: Path) -> None:

@@ -201,7 +201,10 @@ def train(
         for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         first = saved["step"]
-    print(f"{model.num_parameters():,} parameters, {packs.ids.numel():,} tokens, steps {first}-{steps}", flush=True)
+    print(
+        f"{model.num_parameters():,} parameters, {packs.ids.numel():,} tokens, steps {first}-{steps}",
+        flush=True,
+    )
     loss_of = torch.compile(weighted_loss)
     order = _order(len(packs.ids), settings, steps)
     began, seen, running = time.time(), 0, None
@@ -236,10 +239,14 @@ def train(
                 out.write(json.dumps(row) + "\n")
             print(row, flush=True)
             values = [optimizer.state_dict() for optimizer in optimizers]
-            torch.save({"model": model.state_dict(), "optimizers": values, "step": done}, folder / "state.tmp")
+            torch.save(
+                {"model": model.state_dict(), "optimizers": values, "step": done}, folder / "state.tmp"
+            )
             (folder / "state.tmp").replace(state)
         elif done % 50 == 0:
-            print(f"{done}/{steps} loss {running:.4f} {seen / (time.time() - began):.0f} tokens/s", flush=True)
+            print(
+                f"{done}/{steps} loss {running:.4f} {seen / (time.time() - began):.0f} tokens/s", flush=True
+            )
         if time.time() - began > minutes * 60:
             break
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
@@ -253,7 +260,11 @@ def save(model, tokenizer, folder: Path) -> Path:
     is what they are loaded in: the safe choice on a CPU.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    half = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    half = {
+        name: value.to(torch.bfloat16)
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
     model.save_pretrained(folder, state_dict=half)
     tokenizer.save_pretrained(folder)
     return folder
@@ -266,10 +277,14 @@ def _encode(tokenizer, docs: list[str], settings: Settings, end: int) -> Packs:
 
 def _optimizers(model, settings: Settings) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the rest."""
-    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+    inner = [
+        p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n
+    ]
     chosen = {id(p) for p in inner}
     rest = [p for p in model.parameters() if id(p) not in chosen]
-    muon = torch.optim.Muon(inner, lr=settings.muon_lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(
+        inner, lr=settings.muon_lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
     adamw = torch.optim.AdamW(rest, lr=settings.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)
     for optimizer in (muon, adamw):
         for group in optimizer.param_groups:

@@ -1,10 +1,10 @@
 """Run ms-swift from a notebook: build a command, follow it, read what it left, translate old ones.
 
-    from lab_utils import swift
-    cmd = swift.command("sft", model=folder, dataset="train.jsonl", output_dir="output", …)
-    print(cmd)
-    trained = swift.run(cmd)
-    trained.log, trained.checkpoint
+>>> from lab_utils import swift
+>>> cmd = swift.command("sft", model=folder, dataset="train.jsonl", output_dir="output", …)
+>>> print(cmd)
+>>> trained = swift.run(cmd)
+>>> trained.log, trained.checkpoint
 """
 
 from lab_utils.swift.build import Command, command, environment

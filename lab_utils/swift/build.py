@@ -84,7 +84,9 @@ def _words(name: str, value) -> tuple[str, ...]:
         return tuple(word for item in value for word in _words(name, item))
     if isinstance(value, (str, Path, int, float)):
         return (os.fspath(value) if isinstance(value, Path) else str(value),)
-    raise ValueError(f"参数 {name} 的值 {value!r} 是 {type(value).__name__}；只能是文字、数字、真假、路径或它们的列表。")
+    raise ValueError(
+        f"参数 {name} 的值 {value!r} 是 {type(value).__name__}；只能是文字、数字、真假、路径或它们的列表。"
+    )
 
 
 def _unknown_flag(name: str, sub: str) -> str:
@@ -95,7 +97,9 @@ def _unknown_flag(name: str, sub: str) -> str:
     if name in REMOVED:
         return f"{message}{REMOVED[name]}。"
     near = closest(name, sub)
-    return message + (f"名字相近的有：{'、'.join('--' + n for n in near)}。" if near else "没有名字相近的参数。")
+    return message + (
+        f"名字相近的有：{'、'.join('--' + n for n in near)}。" if near else "没有名字相近的参数。"
+    )
 
 
 def _all_local(flags: Mapping) -> bool:
@@ -108,4 +112,8 @@ def _short(value: str) -> str:
     if not os.path.isabs(value):
         return value
     relative = os.path.relpath(value)
-    return relative if len(relative) < len(value) and not relative.startswith(os.path.join("..", "..", "..")) else value
+    return (
+        relative
+        if len(relative) < len(value) and not relative.startswith(os.path.join("..", "..", ".."))
+        else value
+    )

@@ -42,9 +42,15 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> Path:
 
 def checkpoints(version: Path) -> list[Path]:
     """Complete checkpoints of one version of a run, by step. Raises FileNotFoundError when none."""
-    found = [p for p in version.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and is_checkpoint(p)]
+    found = [
+        p
+        for p in version.glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", p.name) and is_checkpoint(p)
+    ]
     if not found:
-        raise FileNotFoundError(f"{version} 里没有完整的检查点（checkpoint）。检查 save_steps 是否大于总步数。")
+        raise FileNotFoundError(
+            f"{version} 里没有完整的检查点（checkpoint）。检查 save_steps 是否大于总步数。"
+        )
     return sorted(found, key=lambda p: int(p.name.split("-")[1]))
 
 
@@ -101,7 +107,9 @@ def _best(version: Path) -> Path:
             f"{version} 没有记录最佳检查点：训练时没有评测。加上 val_dataset（或 split_dataset_ratio）和 eval_strategy='steps'。"
         )
     if not is_checkpoint(best):
-        raise FileNotFoundError(f"最佳检查点 {best.name} 已不在了（被 save_total_limit 删掉）。把 save_total_limit 调大。")
+        raise FileNotFoundError(
+            f"最佳检查点 {best.name} 已不在了（被 save_total_limit 删掉）。把 save_total_limit 调大。"
+        )
     return best
 
 

@@ -29,15 +29,25 @@ PATTERNS: list[tuple[str, Cause]] = [
     ),
     (
         r"DefaultCPUAllocator: (can't|not enough|could not) allocate|\bMemoryError\b|Cannot allocate memory",
-        Cause("memory", "内存不够（out of memory）", "减小批大小或 max_length；关掉其它内核（Kernel → Shut Down）再试"),
+        Cause(
+            "memory",
+            "内存不够（out of memory）",
+            "减小批大小或 max_length；关掉其它内核（Kernel → Shut Down）再试",
+        ),
     ),
     (
         r"No space left on device|Errno 28|Disk quota exceeded",
-        Cause("disk", "磁盘满了（no space left）", "删掉不要的旧训练结果，或把 output_dir 换到空间更大的地方"),
+        Cause(
+            "disk", "磁盘满了（no space left）", "删掉不要的旧训练结果，或把 output_dir 换到空间更大的地方"
+        ),
     ),
     (
         r"remaining_argv: (\[.*?\])",
-        Cause("flag", "命令里有 ms-swift 不认识的参数：{0}", "用 lab_utils.swift.command 组命令，它会指出正确的名字；旧命令用 translate 改写"),
+        Cause(
+            "flag",
+            "命令里有 ms-swift 不认识的参数：{0}",
+            "用 lab_utils.swift.command 组命令，它会指出正确的名字；旧命令用 translate 改写",
+        ),
     ),
     (
         r"error: argument (--\w+)",
@@ -62,11 +72,19 @@ PATTERNS: list[tuple[str, Cause]] = [
     ),
     (
         r"KeyError: 'messages'",
-        Cause("columns", "数据缺少字段（missing keys），最常见是没有 messages", "每行写成 {{\"messages\": [{{\"role\": …, \"content\": …}}, …]}}"),
+        Cause(
+            "columns",
+            "数据缺少字段（missing keys），最常见是没有 messages",
+            '每行写成 {{"messages": [{{"role": …, "content": …}}, …]}}',
+        ),
     ),
     (
         r"JSONDecodeError|JSON parse error|DatasetGenerationError",
-        Cause("json", "数据文件不是合法的 JSON Lines（JSON decode error）", "用 validate_messages 找出坏的那一行并改正"),
+        Cause(
+            "json",
+            "数据文件不是合法的 JSON Lines（JSON decode error）",
+            "用 validate_messages 找出坏的那一行并改正",
+        ),
     ),
     (
         r"(?:FileNotFoundError|ValueError).*?([^'\"`\s]+\.(?:jsonl|json|csv|txt))",
@@ -75,23 +93,35 @@ PATTERNS: list[tuple[str, Cause]] = [
     (
         r"path: '(.+?)' not found|model_dir: (\S+)|Incorrect path_or_model_id|"
         r"does not appear to have a file named|no file named (?:model|pytorch_model)",
-        Cause("model", "找不到模型文件夹，或里面缺文件", "检查 model 或 adapters 的路径；检查点用 find_checkpoint 取得"),
+        Cause(
+            "model",
+            "找不到模型文件夹，或里面缺文件",
+            "检查 model 或 adapters 的路径；检查点用 find_checkpoint 取得",
+        ),
     ),
     (
         r"(?:template|model)_type: '\w+' not in|[Pp]lease (?:explicitly )?(?:pass|specify)[^\n]*(?:model_type|template)|"
         r"no suitable `model_type`",
-        Cause("template", "没有选定模型类型或对话模板（template）", "本地模型要写明 model_type='qwen3', template='chatml'（按你的模型改）"),
+        Cause(
+            "template",
+            "没有选定模型类型或对话模板（template）",
+            "本地模型要写明 model_type='qwen3', template='chatml'（按你的模型改）",
+        ),
     ),
     (
         r"Name or service not known|Temporary failure in name resolution|ConnectionError|NetworkError|"
         r"Max retries exceeded|Network is unreachable|OfflineModeIsEnabled|LocalEntryNotFoundError|ConnectTimeout",
-        Cause("network", "连不上网络（network unreachable），模型或数据要下载", "改用本地的模型和数据；或检查网络、代理后重试"),
+        Cause(
+            "network",
+            "连不上网络（network unreachable），模型或数据要下载",
+            "改用本地的模型和数据；或检查网络、代理后重试",
+        ),
     ),
     (
         r"No module named '([^']+)'|requires? .* but it is not installed|PackageNotFoundError",
         Cause("package", "缺少 Python 包：{0}", "在课程目录里重新运行 make lab，或 pip install 这个包"),
     ),
-]  # fmt: skip
+]
 
 UNKNOWN = Cause("unknown", "没有认出原因", "从下面日志的最后几行往上找第一处 Error，再对照完整日志")
 KILLED = Cause(
@@ -105,7 +135,9 @@ NAN = Cause(
     "降低 learning_rate（例如除以 10）；换成 torch_dtype='float32'；检查数据里有没有极端的长行",
 )
 TIMEOUT = Cause("timeout", "超过时限，已终止", "把 timeout 调大，或减少 max_steps、数据量")
-NO_OUTPUT = Cause("output", "命令说自己成功了，却没有留下应有的结果", "看完整日志；检查 save_steps 与 max_steps")
+NO_OUTPUT = Cause(
+    "output", "命令说自己成功了，却没有留下应有的结果", "看完整日志；检查 save_steps 与 max_steps"
+)
 
 
 def diagnose(text: str, returncode: int | None = None) -> Cause:

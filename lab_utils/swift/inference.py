@@ -94,7 +94,10 @@ def _end_tokens(model: Path) -> set[str]:
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = GenerationConfig.from_pretrained(model).eos_token_id
-    return {tokenizer.eos_token, *(tokenizer.decode([i]) for i in ([ids] if isinstance(ids, int) else ids or []))}
+    return {
+        tokenizer.eos_token,
+        *(tokenizer.decode([i]) for i in ([ids] if isinstance(ids, int) else ids or [])),
+    }
 
 
 def _check_rows(rows: list[dict], answers: list[Answer], log_path: Path) -> None:
@@ -103,7 +106,11 @@ def _check_rows(rows: list[dict], answers: list[Answer], log_path: Path) -> None
     if prompts != [_prompt(answer.messages) for answer in answers]:
         raise SwiftError(
             f"给了 {len(rows)} 行，得到 {len(answers)} 个回答，或次序不同。",
-            failure.Cause("rows", "ms-swift 丢弃了它不能用的行（太长或格式不对）", "检查数据的 messages，调大 max_length"),
+            failure.Cause(
+                "rows",
+                "ms-swift 丢弃了它不能用的行（太长或格式不对）",
+                "检查数据的 messages，调大 max_length",
+            ),
             log_path=log_path if log_path.exists() else None,
         )
 

@@ -34,7 +34,9 @@ def steps(rows: list[dict]) -> list[dict]:
     out = []
     for row in rows:
         if (at := step_of(row)) and "train_runtime" not in row:
-            out.append({"step": at[0], **{k: v for k, v in row.items() if not isinstance(v, (str, list, dict))}})
+            out.append(
+                {"step": at[0], **{k: v for k, v in row.items() if not isinstance(v, (str, list, dict))}}
+            )
     return out
 
 

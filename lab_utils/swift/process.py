@@ -40,7 +40,9 @@ class Run:
         last = checkpoint.find_checkpoint(folder)
         mark = last.parent / checkpoint.MARK
         known = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
-        seconds = known.get("seconds", log.summary(log.read_log(last.parent / log.FILE)).get("train_runtime", math.nan))
+        seconds = known.get(
+            "seconds", log.summary(log.read_log(last.parent / log.FILE)).get("train_runtime", math.nan)
+        )
         return cls(last.parent, last.parent / "run.log", seconds, known.get("command", ""))
 
     @property
@@ -102,14 +104,18 @@ def run(command: Command, *, progress: bool = True, timeout: float | None = None
         raise outcome
     done = Run(watch.folder, watch.log_path, watch.seconds, command.show())
     if command.sub in TRAINING and done.dropped:
-        warnings.warn(f"ms-swift 丢弃了 {done.dropped} 行数据（太长或格式不对），见 {done.log_path}", stacklevel=2)
+        warnings.warn(
+            f"ms-swift 丢弃了 {done.dropped} 行数据（太长或格式不对），见 {done.log_path}", stacklevel=2
+        )
     return done
 
 
 class _Watch:
     """One process and what it leaves behind."""
 
-    def __init__(self, command: Command, target: Path, log_path: Path, progress: Progress | None, timeout: float | None):
+    def __init__(
+        self, command: Command, target: Path, log_path: Path, progress: Progress | None, timeout: float | None
+    ):
         self.command, self.target, self.log_path = command, target, log_path
         self.progress, self.timeout = progress, timeout
         self.training = command.sub in TRAINING
@@ -148,7 +154,9 @@ class _Watch:
             if not self.found:
                 self._look_for_version()
             if self.progress:
-                self.progress.update(log.read_log(self.folder / log.FILE) if self.training and self.found else [])
+                self.progress.update(
+                    log.read_log(self.folder / log.FILE) if self.training and self.found else []
+                )
             if self.timeout is not None and time.monotonic() - self.began > self.timeout:
                 _kill(process)
                 return None
@@ -166,7 +174,12 @@ class _Watch:
         """Write the run's state into its folder, atomically."""
         if not (self.training and self.found and self.folder.is_dir()):
             return
-        state = {"status": status, "command": self.command.show(), "seconds": round(self.seconds, 3), "pid": os.getpid()}
+        state = {
+            "status": status,
+            "command": self.command.show(),
+            "seconds": round(self.seconds, 3),
+            "pid": os.getpid(),
+        }
         part = self.folder / (checkpoint.MARK + ".part")
         part.write_text(json.dumps(state, ensure_ascii=False, indent=1), encoding="utf-8")
         part.replace(self.folder / checkpoint.MARK)
@@ -182,7 +195,9 @@ class _Watch:
             self.progress.close(status, time.monotonic() - self.began)
 
     def _timed_out(self) -> SwiftError:
-        return SwiftError(f"swift {self.command.sub} 超过 {self.timeout:g} 秒，已终止。", failure.TIMEOUT, self._tail())
+        return SwiftError(
+            f"swift {self.command.sub} 超过 {self.timeout:g} 秒，已终止。", failure.TIMEOUT, self._tail()
+        )
 
     def _problem(self, code: int) -> SwiftError | None:
         name = f"swift {self.command.sub}"
@@ -267,13 +282,17 @@ def _target(command: Command) -> Path:
 def _clear(folder: Path) -> None:
     """Empty a folder that holds a failed run of ours; refuse when it holds anything better."""
     if not (folder / checkpoint.MARK).exists() or checkpoint.status(folder) in ("finished", "running"):
-        raise ValueError(f"{folder} 里已有一次训练的结果。换一个 output_dir，或去掉 add_version=False 让它自动编号。")
+        raise ValueError(
+            f"{folder} 里已有一次训练的结果。换一个 output_dir，或去掉 add_version=False 让它自动编号。"
+        )
     shutil.rmtree(folder)
 
 
 def _check_before(command: Command) -> None:
     """Check local data of a training run as ms-swift would use it."""
-    with_answers = command.sub == "sft" or (command.sub == "rlhf" and (command.get("rlhf_type") or "dpo") in PAIRED)
+    with_answers = command.sub == "sft" or (
+        command.sub == "rlhf" and (command.get("rlhf_type") or "dpo") in PAIRED
+    )
     if not with_answers:
         return
     tokenizer = _tokenizer(command)
@@ -281,13 +300,22 @@ def _check_before(command: Command) -> None:
     for name in (*command.values("dataset"), *command.values("val_dataset")):
         path = Path(name.split("#")[0])
         if path.suffix == ".jsonl":
-            validate_messages(path, tokenizer, int(length) if length else None, command.get("truncation_strategy") or "delete")
+            validate_messages(
+                path,
+                tokenizer,
+                int(length) if length else None,
+                command.get("truncation_strategy") or "delete",
+            )
 
 
 def _tokenizer(command: Command):
     """The model's tokenizer when it is local and its chat template is what the run trains on."""
     model = command.get("model")
-    if command.get("template") != "chatml" or not model or not (Path(model) / "tokenizer_config.json").exists():
+    if (
+        command.get("template") != "chatml"
+        or not model
+        or not (Path(model) / "tokenizer_config.json").exists()
+    ):
         return None
     from transformers import AutoTokenizer
 

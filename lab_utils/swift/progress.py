@@ -37,7 +37,9 @@ class Progress:
         if self.handle is None:
             print(f"swift {self.sub} {words}，用时 {seconds:.0f} 秒", flush=True)
         else:
-            self._show(f"{self.last if '<' in self.last else ''} swift {self.sub} {words}，用时 {seconds:.0f} 秒")
+            self._show(
+                f"{self.last if '<' in self.last else ''} swift {self.sub} {words}，用时 {seconds:.0f} 秒"
+            )
 
     def _print(self, done: list[dict], total: int) -> None:
         tenth = done[-1]["step"] * LINES // total if done and total else 0

@@ -223,7 +223,9 @@ def translate(text: str) -> Translation:
     known = [f for f in flags if f[0] in names]
     unknown = tuple(_word(*f) for f in flags if f[0] not in names)
     head = [*env, f"swift {sub}"]
-    return Translation(" \\\n    ".join([" ".join(head), *(_word(*f) for f in known)]), tuple(changes), unknown)
+    return Translation(
+        " \\\n    ".join([" ".join(head), *(_word(*f) for f in known)]), tuple(changes), unknown
+    )
 
 
 def _parse(text: str) -> tuple[list[str], str, list[Flag]]:
@@ -293,7 +295,11 @@ def _values(flags: list[Flag], changes: list[Change]) -> list[Flag]:
 
 def _tuner(name: str, values: list[str], given: set[str]):
     if values == ["qlora"]:
-        bits = [] if given & {"quantization_bit", "quant_bits"} else [("quant_method", ["bnb"]), ("quant_bits", ["4"])]
+        bits = (
+            []
+            if given & {"quantization_bit", "quant_bits"}
+            else [("quant_method", ["bnb"]), ("quant_bits", ["4"])]
+        )
         return [(name, ["lora"]), *bits], "QLoRA 就是在 4 位量化的底座上训练 LoRA"
     return [(name, values)], ""
 
@@ -306,7 +312,12 @@ def _quant_bits(name: str, values: list[str], given: set[str]):
 
 
 def _target_modules(name: str, values: list[str], given: set[str]):
-    renamed = {"ALL": "all-linear", "EMBEDDING": "all-embedding", "DEFAULT": "all-linear", "AUTO": "all-linear"}
+    renamed = {
+        "ALL": "all-linear",
+        "EMBEDDING": "all-embedding",
+        "DEFAULT": "all-linear",
+        "AUTO": "all-linear",
+    }
     if not set(values) & set(renamed):
         return [(name, values)], ""
     why = "ALL 改写为 all-linear，含义相同"
@@ -403,14 +414,20 @@ def _model(flags: list[Flag], changes: list[Change]) -> list[Flag]:
         return rest
     if old in MODEL_IDS:
         new = ("model", [MODEL_IDS[old]])
-        changes.append(Change(f"--model_type {old}", _word(*new), "2.x 的 model_type 指一个具体模型，改写成模型 id"))
+        changes.append(
+            Change(f"--model_type {old}", _word(*new), "2.x 的 model_type 指一个具体模型，改写成模型 id")
+        )
         return [new, *rest]
     return [("model_type（2.x 的模型名）", [old]), *rest]  # no such flag: reported as unknown
 
 
 def _samples(flags: list[Flag], changes: list[Change]) -> list[Flag]:
     """Counts that were flags of their own are written behind the data set, as `name#count`."""
-    out = [f for f in flags if f[0] not in {"train_dataset_sample", "val_dataset_sample", "self_cognition_sample"}]
+    out = [
+        f
+        for f in flags
+        if f[0] not in {"train_dataset_sample", "val_dataset_sample", "self_cognition_sample"}
+    ]
     for name, values in flags:
         count = int(values[0]) if values and re.fullmatch(r"-?\d+", values[0]) else -1
         if name in {"train_dataset_sample", "val_dataset_sample"}:
@@ -427,7 +444,11 @@ def _samples(flags: list[Flag], changes: list[Change]) -> list[Flag]:
             new = f"swift/self-cognition#{count}" if count > 0 else ""
             if new:
                 out.append(("dataset", [new]))
-            changes.append(Change(_word(name, values), _word("dataset", [new]) if new else "", "自我认知数据也是普通数据集"))
+            changes.append(
+                Change(
+                    _word(name, values), _word("dataset", [new]) if new else "", "自我认知数据也是普通数据集"
+                )
+            )
     return out
 
 
@@ -449,5 +470,7 @@ def _constants(module: str) -> frozenset[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
         for line in node.body
-        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+        if isinstance(line, ast.Assign)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
     )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lab_utils.checks import Check, CheckFailed, NotYet, fine_tuning, quickstart
+from lab_utils.checks import Check, fine_tuning, quickstart
 from lab_utils.checks.kit import assert_check
 from lab_utils.evaluate import paired_difference
 
@@ -69,13 +69,11 @@ ACCEPTED = {
     ],
     quickstart.WEIGHT_GIB: [lambda n, b: n * (b / 8) / 1024**3, lambda n, b: np.float64(n) * b / 2**33],
     fine_tuning.QLORA_FLAGS: [
-        lambda rank, alpha: dict(
-            quant_bits=4, quant_method="bnb", target_modules="all-linear", lora_alpha=alpha, lora_rank=rank, tuner_type="lora"
-        ),
+        lambda rank, alpha: dict(fine_tuning.qlora_flags(rank, alpha), lora_alpha=alpha * 1.0),
         lambda r, a: {**fine_tuning.qlora_flags(0, 0), "lora_rank": r, "lora_alpha": a},
     ],
     fine_tuning.MAKE_LABELS: [labels_in_a_loop, labels_as_lists],
-    fine_tuning.OPTIMIZER_STEPS: [steps_in_integers, lambda n, b, a, e: -(-(-(-n // b)) // a) * e],
+    fine_tuning.OPTIMIZER_STEPS: [steps_in_integers, lambda n, b, a, e: math.ceil(math.ceil(n / b) / a) * e],
     fine_tuning.LEARNING_RATE_AT: [
         cosine_by_half_angle,
         lambda s, t, p, w: np.float64(cosine_by_half_angle(s, t, p, w)),

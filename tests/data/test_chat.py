@@ -8,7 +8,10 @@ def test_equals_the_chat_template_of_the_shipped_model():
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(models.path(models.SHIPPED))
-    messages = [{"role": "user", "content": "写一首五言绝句"}, {"role": "assistant", "content": "山月照寒溪，"}]
+    messages = [
+        {"role": "user", "content": "写一首五言绝句"},
+        {"role": "assistant", "content": "山月照寒溪，"},
+    ]
     prompt = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
     answer = tokenizer(messages[1]["content"]).input_ids
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")

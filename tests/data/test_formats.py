@@ -20,7 +20,9 @@ def tokenizer():
 
 
 def lines(*rows) -> str:
-    return "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
+    return "".join(
+        (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows
+    )
 
 
 def talk(*turns: tuple[str, str]) -> dict:
@@ -38,7 +40,9 @@ def problems(tmp_path, text: str | bytes, *args, **kwargs):
 
 def test_good_file_is_reported(tmp_path, tokenizer):
     path = tmp_path / "train.jsonl"
-    path.write_text(lines(GOOD, "", talk(("system", "你是诗人"), ("user", "写"), ("assistant", "花"))), encoding="utf-8")
+    path.write_text(
+        lines(GOOD, "", talk(("system", "你是诗人"), ("user", "写"), ("assistant", "花"))), encoding="utf-8"
+    )
     report = validate_messages(path, tokenizer, max_length=64)
     assert (report.rows, report.turns) == (2, 2)
     assert report.supervised == len("春眠不觉晓") + len("花") + 2 * 2  # each with <|im_end|> and the newline
@@ -58,9 +62,17 @@ def test_bad_json_names_line_17(tmp_path):
         ({"messages": []}, "messages", "非空"),
         ({"messages": "写诗"}, "messages", "列表"),
         ({"messages": [{"content": "写诗"}, GOOD["messages"][1]]}, "messages[0].role", "missing role"),
-        ({"messages": [{"role": "human", "content": "写诗"}, GOOD["messages"][1]]}, "messages[0].role", '"user"'),
+        (
+            {"messages": [{"role": "human", "content": "写诗"}, GOOD["messages"][1]]},
+            "messages[0].role",
+            '"user"',
+        ),
         ({"messages": [{"role": "user"}, GOOD["messages"][1]]}, "messages[0].content", "缺少字段"),
-        ({"messages": [{"role": "user", "content": ["写诗"]}, GOOD["messages"][1]]}, "messages[0].content", "list"),
+        (
+            {"messages": [{"role": "user", "content": ["写诗"]}, GOOD["messages"][1]]},
+            "messages[0].content",
+            "list",
+        ),
         ({"messages": ["写诗", GOOD["messages"][1]]}, "messages[0]", "str"),
         (talk(("user", "写诗"), ("assistant", " \n")), "messages[1].content", "empty assistant"),
         (talk(("user", " "), ("assistant", "春")), "messages[0].content", "空"),
@@ -83,7 +95,11 @@ def test_all_problems_are_kept_and_ten_shown(tmp_path):
     with pytest.raises(DataError) as caught:
         validate_messages(path)
     assert len(caught.value.problems) == 12
-    assert "第 10 行" in str(caught.value) and "第 11 行" not in str(caught.value) and "还有 2 处" in str(caught.value)
+    assert (
+        "第 10 行" in str(caught.value)
+        and "第 11 行" not in str(caught.value)
+        and "还有 2 处" in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +126,10 @@ def test_missing_file(tmp_path):
 
 
 def test_supervised_are_answers_with_their_end_token(tokenizer):
-    pairs = supervised(tokenizer, talk(("user", "写"), ("assistant", "花落"), ("user", "再写"), ("assistant", "月"))["messages"])
+    pairs = supervised(
+        tokenizer,
+        talk(("user", "写"), ("assistant", "花落"), ("user", "再写"), ("assistant", "月"))["messages"],
+    )
     assert "".join(text for text, learned in pairs if learned) == "花落<|im_end|>\n月<|im_end|>\n"
     ids, labels = encode(tokenizer, GOOD["messages"])
     assert all(label in (IGNORE, i) for i, label in zip(ids, labels, strict=True))

@@ -91,7 +91,13 @@ def test_packed_loss_equals_each_document_alone(small):
 
 def test_training_resumes_where_it_stopped(small, tmp_path):
     settings = train.Settings(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, head_dim=8, batch_rows=2, pack_length=64, epochs=1
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        head_dim=8,
+        batch_rows=2,
+        pack_length=64,
+        epochs=1,
     )
     docs, held = [POEM.text] * 40, [POEM] * 2
     train.train(settings, small, docs, held, tmp_path)

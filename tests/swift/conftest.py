@@ -63,7 +63,9 @@ def write_rows(path: Path, rows: list) -> Path:
 
 @pytest.fixture(scope="session")
 def train_file(tmp_path_factory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl", [row(f"写一首诗，题目{i}") for i in range(12)])
+    return write_rows(
+        tmp_path_factory.mktemp("data") / "train.jsonl", [row(f"写一首诗，题目{i}") for i in range(12)]
+    )
 
 
 def qlora(model: Path, data: Path, output: Path, **changed) -> swift.Command:

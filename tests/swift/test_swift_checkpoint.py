@@ -30,7 +30,12 @@ V0, V1 = "v0-20260101-100000", "v1-20260101-110000"
 def test_any_folder_of_a_run_will_do(tmp_path):
     folder = version(tmp_path, V0)
     last = folder / "checkpoint-10"
-    assert swift.find_checkpoint(tmp_path) == swift.find_checkpoint(folder) == swift.find_checkpoint(last) == last
+    assert (
+        swift.find_checkpoint(tmp_path)
+        == swift.find_checkpoint(folder)
+        == swift.find_checkpoint(last)
+        == last
+    )
     assert swift.find_checkpoint(str(folder / "checkpoint-2")).name == "checkpoint-2"
 
 

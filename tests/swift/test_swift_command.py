@@ -26,7 +26,13 @@ def swift_flags(sub: str) -> set[str]:
 
 def test_values_become_words():
     cmd = swift.command(
-        "sft", model="a/b", target_modules=["q_proj", "v_proj"], packing=False, lora_rank=8, seed=None, output_dir=Path("out put")
+        "sft",
+        model="a/b",
+        target_modules=["q_proj", "v_proj"],
+        packing=False,
+        lora_rank=8,
+        seed=None,
+        output_dir=Path("out put"),
     )
     assert cmd.argv[:4] == [sys.executable, "-P", "-m", "swift.cli.sft"]
     assert cmd.argv[4:] == [
@@ -39,7 +45,12 @@ def test_values_become_words():
 
 @pytest.mark.parametrize(
     ("flag", "hint"),
-    [("sft_type", "--tuner_type"), ("lora_rnak", "--lora_rank"), ("check_dataset_strategy", "移除"), ("model_id_or_path", "--model")],
+    [
+        ("sft_type", "--tuner_type"),
+        ("lora_rnak", "--lora_rank"),
+        ("check_dataset_strategy", "移除"),
+        ("model_id_or_path", "--model"),
+    ],
 )
 def test_unknown_flag_is_refused_with_the_right_name(flag, hint):
     with pytest.raises(ValueError, match=f"没有参数 --{flag}") as caught:

@@ -39,7 +39,10 @@ def test_broken_line_inside_is_an_error(tmp_path):
 
 
 def test_no_log_yet(tmp_path):
-    assert log.read_log(tmp_path / log.FILE) == [] and list(log.frame(tmp_path / log.FILE)) == ["step", "loss"]
+    assert log.read_log(tmp_path / log.FILE) == [] and list(log.frame(tmp_path / log.FILE)) == [
+        "step",
+        "loss",
+    ]
 
 
 def test_regular_end_is_told_from_a_break(tmp_path):

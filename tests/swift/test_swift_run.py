@@ -90,7 +90,11 @@ def test_finished_tells_an_end_token_from_a_cut(end):
 
     def raw(tokens):
         content = [{"token": token} for token in tokens]
-        return {"messages": [{"role": "user"}, {"role": "assistant"}], "response": "", "logprobs": {"content": content}}
+        return {
+            "messages": [{"role": "user"}, {"role": "assistant"}],
+            "response": "",
+            "logprobs": {"content": content},
+        }
 
     ends = {"<|im_end|>", "<|endoftext|>"}
     assert _answer(raw(["春", end]), 2, ends).finished
@@ -151,8 +155,12 @@ swift.run(qlora(Path({model!r}), Path({data!r}), Path({out!r}), max_steps=100000
 @contextlib.contextmanager
 def training(tiny_model, train_file, out, until):
     """A process that runs a long training, once `until()` holds; and all it has started."""
-    code = PARENT.format(tests=str(Path(__file__).parent), model=str(tiny_model), data=str(train_file), out=str(out))
-    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    code = PARENT.format(
+        tests=str(Path(__file__).parent), model=str(tiny_model), data=str(train_file), out=str(out)
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     try:
         end = time.monotonic() + 240
         while not until(parent):

@@ -123,14 +123,18 @@ def test_not_a_swift_command(text):
 
 
 def test_tables_agree_with_the_installed_release():
-    current = set().union(*(swift.flag_names(sub) for sub in ("sft", "rlhf", "infer", "export", "deploy", "pt", "eval", "app")))
+    current = set().union(
+        *(swift.flag_names(sub) for sub in ("sft", "rlhf", "infer", "export", "deploy", "pt", "eval", "app"))
+    )
     assert {new for new, _ in RENAMED.values()} <= current
     assert not (set(RENAMED) | set(REMOVED)) & current
 
 
 def test_model_and_dataset_ids_are_known_to_the_installed_release():
     root = Path(importlib.util.find_spec("swift").submodule_search_locations[0])
-    models = "\n".join(p.read_text(encoding="utf-8") for p in (root / "model" / "models").glob("*.py")).lower()
+    models = "\n".join(
+        p.read_text(encoding="utf-8") for p in (root / "model" / "models").glob("*.py")
+    ).lower()
     assert [i for i in MODEL_IDS.values() if f"'{i.lower()}'" not in models] == []
     folder = root / "dataset"
     data = "\n".join(p.read_text(encoding="utf-8") for p in folder.rglob("*") if p.suffix in {".py", ".json"})
