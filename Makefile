@@ -28,11 +28,14 @@ setup:
 
 # Nothing here asks the network: no news, no look for updates, no extension store.
 lab: setup
+	@mkdir -p .venv/share/jupyter/lab/settings && echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > .venv/share/jupyter/lab/settings/overrides.json
 	@echo "打开下面 JupyterLab 给出的地址，按 Ctrl-C 结束 (open the URL below; Ctrl-C ends it)"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m jupyterlab --port=$(PORT) $(JUPYTER_FLAGS) \
 		--ServerApp.root_dir=labs --LabApp.news_url=None --LabApp.extension_manager=readonly \
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
+# The notebooks are compared with outputs of the cpu profile.
+test: export LAB_PROFILE := cpu
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

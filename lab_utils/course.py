@@ -76,7 +76,7 @@ LABS: tuple[Lab, ...] = (
             "用 `swift infer` 加载适配器，在没见过的提示上打分，并给出置信区间",
             "认出三种常见故障：显存不足、模板不对、没有被监督的标签",
         ),
-        minutes={"cpu": 6, "gpu": 90},
+        minutes={"cpu": 4, "gpu": 15},
         memory_gib={"cpu": 2.0, "gpu": 20.0},
         difficulty="进阶",
         requires=("00",),
@@ -185,11 +185,12 @@ def card(number_or_name: str) -> str:
     entry = lab(number_or_name)
     before = "、".join(f"{lab(n).number} {lab(n).title}" for n in entry.requires) or "无"
     goals = "\n".join(f"- {goal}" for goal in entry.goals)
+    gpu = f"显存约 {entry.memory_gib['gpu']:g} GiB（估计）" if entry.memory_gib["gpu"] else "不需要"
     rows = (
-        ("预计时间", f"CPU 约 {entry.minutes['cpu']} 分钟；GPU 约 {entry.minutes['gpu']} 分钟"),
+        ("预计时间", f"CPU 约 {entry.minutes['cpu']} 分钟；GPU 约 {entry.minutes['gpu']} 分钟（估计）"),
         (
             "显存或内存",
-            f"CPU：内存约 {entry.memory_gib['cpu']:g} GiB；GPU：显存约 {entry.memory_gib['gpu']:g} GiB",
+            f"CPU：内存约 {entry.memory_gib['cpu']:g} GiB；GPU：{gpu}",
         ),
         ("难度", entry.difficulty),
         ("前置", before),

@@ -313,7 +313,7 @@ def _compiler() -> list[Row]:
     names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
     found = next((path for name in names if name and (path := shutil.which(name))), None)
     if found:
-        return [Row("C++ 编译器", "ok", found)]
+        return [Row("C++ 编译器", "ok", Path(found).name)]
     remedy = "xcode-select --install" if sys.platform == "darwin" else "sudo apt-get install -y g++"
     return [Row("C++ 编译器", "warn", "没有找到；torch.compile 用不了，课程其余部分不受影响", remedy)]
 

@@ -6,6 +6,7 @@ ModelScope or Hugging Face. What is already on the disk is used without touching
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -232,6 +233,7 @@ def load(name: str, dtype: str = "float32", adapter: str | Path | None = None):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     if adapter is not None:
@@ -239,6 +241,16 @@ def load(name: str, dtype: str = "float32", adapter: str | Path | None = None):
 
         model = PeftModel.from_pretrained(model, str(adapter))
     return model.eval(), tokenizer
+
+
+def quiet() -> None:
+    """Keep from the student what tells nothing: the bar of a load that takes no time, deprecations
+    inside the libraries, and bitsandbytes' line about an optional package."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def shipped_adapter() -> Path:

@@ -73,7 +73,7 @@ def rates(groups: Mapping[str, Mapping[str, Interval]], title: str, ylabel: str)
     """Grouped bars with their intervals; `groups`: group name → series name → interval. The axes."""
     ax = axes(title, "", ylabel)
     series = list(next(iter(groups.values())))
-    width = 0.8 / len(series)
+    width = min(0.8 / len(series), 0.3)
     for k, name in enumerate(series):
         values = [group[name] for group in groups.values()]
         at = [i + (k - (len(series) - 1) / 2) * width for i in range(len(groups))]
@@ -81,9 +81,10 @@ def rates(groups: Mapping[str, Mapping[str, Interval]], title: str, ylabel: str)
         bars = ax.bar(at, [v.value for v in values], width * 0.92, yerr=errors, capsize=4, label=name)
         ax.bar_label(bars, [f"{v.value:.0%}" for v in values], padding=3)
     ax.set_xticks(range(len(groups)), list(groups))
+    ax.set_xlim(-0.8, len(groups) - 0.2)
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     ax.set_ylim(0, 1.12)
-    ax.legend(frameon=False, ncols=len(series), loc="upper left", bbox_to_anchor=(0, 1.0))
+    ax.legend(frameon=False, ncols=len(series), loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
     ax.grid(axis="x", visible=False)
     return ax
 

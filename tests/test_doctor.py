@@ -205,7 +205,7 @@ def test_a_compiler_is_looked_for(program):
     assert row("C++ 编译器").status == "warn"
     assert "g++" in row("C++ 编译器").remedy or sys.platform == "darwin"
     compiler = program("g++", "")
-    assert row("C++ 编译器") == doctor.Row("C++ 编译器", "ok", str(compiler))
+    assert row("C++ 编译器") == doctor.Row("C++ 编译器", "ok", compiler.name)
 
 
 def test_an_unreachable_hub_is_worth_a_note_only():

@@ -46,6 +46,8 @@ NOTEBOOK_METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
+_CHINESE_END = re.compile(r"[\u3001-\u303f\u4e00-\u9fff\uff00-\uffef]$")
+_CHINESE_START = re.compile(r"[\u300a\u4e00-\u9fff]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}")
 _KEYS = {"exercise", "check", "name", "tags"}
 
@@ -187,7 +189,7 @@ def notebook(lab: course.Lab, cells: list[Cell], student: bool) -> "NotebookNode
             source = cell.source
             if number == 1:
                 source = source.replace(CARD, course.card(lab.number).strip())
-            made.append(v4.new_markdown_cell(source, id=cell.id))
+            made.append(v4.new_markdown_cell(_joined(source), id=cell.id))
         else:
             source = student_source(cell) if student else cell.source
             made.append(v4.new_code_cell(source, id=cell.id, metadata=_metadata(lab, cell, student)))
@@ -196,6 +198,22 @@ def notebook(lab: course.Lab, cells: list[Cell], student: bool) -> "NotebookNode
     nb = v4.new_notebook(cells=made, metadata=NOTEBOOK_METADATA)
     nb.nbformat, nb.nbformat_minor = 4, 5
     return nb
+
+
+def _joined(source: str) -> str:
+    """Prose with a line break between Chinese characters taken out: Markdown would show a space."""
+    lines: list[str] = []
+    for line in source.split("\n"):
+        if (
+            lines
+            and not lines[-1].startswith(("#", "|"))
+            and _CHINESE_END.search(lines[-1])
+            and _CHINESE_START.match(line)
+        ):
+            lines[-1] += line
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _tags(cell: Cell) -> list[str]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from lab_utils import models
+
 
 def encode(
     model: str | Path,
@@ -18,6 +20,7 @@ def encode(
     """
     import logging
 
+    models.quiet()
     from swift.model import get_model_processor
     from swift.template import get_template
     from swift.utils import get_logger

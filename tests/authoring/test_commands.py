@@ -57,7 +57,7 @@ def test_run_writes_the_report(lab, tmp_path):
     report = tmp_path / "report.json"
     result = labs("run", "90", "--report", str(report))
     assert result.exit_code == 0 and "✅ 90_mini" in result.output
-    assert json.loads(report.read_text(encoding="utf-8"))["90_mini"]["figures"] == {"loss": 1.5}
+    assert json.loads(report.read_text(encoding="utf-8"))["90"]["figures"] == {"loss": 1.5}
 
 
 def test_failing_lab_fails_the_command_and_is_in_the_report(lab, edit, tmp_path):
@@ -66,7 +66,7 @@ def test_failing_lab_fails_the_command_and_is_in_the_report(lab, edit, tmp_path)
     result = labs("run", "90", "--report", str(report))
     assert result.exit_code == 1
     assert "第 6 格（check_double）" in result.output and "AssertionError: 两倍应是 4" in result.output
-    assert json.loads(report.read_text(encoding="utf-8"))["90_mini"]["ok"] is False
+    assert json.loads(report.read_text(encoding="utf-8"))["90"]["ok"] is False
     assert labs("build").exit_code == 1
 
 

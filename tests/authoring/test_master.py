@@ -168,3 +168,9 @@ def test_atomic_write_leaves_the_old_file_and_nothing_else(tmp_path):
         master.write_atomic(path, "new \ud800")
     assert path.read_text() == "old\n"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_wrapped_chinese_line_is_joined_and_nothing_else(lab, edit):
+    edit("# 先看一个数。", "# 先看一个数，\n# 再看 English\n# 词，然后\n#\n# - 一\n# - 二")
+    nb = master.notebook(lab, master.read(lab), student=True)
+    assert nb.cells[1].source == "先看一个数，再看 English\n词，然后\n\n- 一\n- 二"
