@@ -143,7 +143,7 @@ On {SAMPLES} themes that no training poem has as its title, temperature 0.8, top
 | | |
 | --- | --- |
 | Given a title, exactly one of the four forms, and stopped | {_rate(figures["one_of_four_forms"])} |
-| Quatrains that rhyme (chance: {figures["rhyme_by_chance"]:.1%}; human verse under the same rule: {figures["rhyme_of_human_verse"]:.1%}) | {_rate(figures["quatrain_rhyme"])} |
+| Quatrains that rhyme (chance: {figures["rhyme_by_chance"]:.1%}; human verse, all readings allowed: {figures["rhyme_of_human_verse"]:.1%}) | {_rate(figures["quatrain_rhyme"])} |
 | All poems of a right form that rhyme | {_rate(figures["rhyme"])} |
 | Characters that already occurred in the poem | {figures["repeated_characters"]:.1%} |
 | Poems with a repeated line, or a character three times in a line | {figures["poems_with_repeated_lines_or_characters"]:.1%} |

@@ -78,7 +78,9 @@ def test_the_lock_drops_what_the_overrides_drop_and_names_torch():
 
 def test_this_environment_is_the_locked_one():
     here = [pin for pin in PINS if pin.marker is None or pin.marker.evaluate()]
-    installed = {canonicalize_name(found.name): found.version for found in distributions()}
+    # Only site-packages: setuptools, once imported, puts its vendored packages on sys.path too.
+    site = [sysconfig.get_path("purelib")]
+    installed = {canonicalize_name(found.name): found.version for found in distributions(path=site)}
     have = {str(pin): installed.get(canonicalize_name(pin.name), "nothing") for pin in here}
     different = {
         str(pin): have[str(pin)]
