@@ -1,5 +1,6 @@
 """The lock, what it is made from and what is made from it agree."""
 
+import sysconfig
 import tomllib
 from importlib.metadata import distributions
 
