@@ -230,8 +230,8 @@ def _value_difference(got: Any, want: Any, tolerance: float) -> tuple[str, str] 
 
 
 def _equal(got: Any, want: Any, tolerance: float) -> bool:
-    if _kind(want) == "数 (number)":
-        return bool(np.isclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=True))
+    if _kind(want) == "数 (number)" or hasattr(want, "shape"):
+        return bool(np.isclose(_array(got), _array(want), rtol=tolerance, atol=tolerance, equal_nan=True))
     return bool(got == want)
 
 

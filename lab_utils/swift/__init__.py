@@ -14,7 +14,7 @@ from lab_utils.swift.failure import Cause, SwiftError, diagnose
 from lab_utils.swift.flags import flag_names
 from lab_utils.swift.inference import Answer, infer_file
 from lab_utils.swift.process import Run, run
-from lab_utils.swift.recipe import model_flags, qlora_flags, sft_command
+from lab_utils.swift.recipe import model_flags, plugin_path, qlora_flags, sft_command
 from lab_utils.swift.schedule import learning_rate_at, optimizer_steps
 from lab_utils.swift.translation import Change, Translation, translate
 
@@ -36,6 +36,7 @@ __all__ = [
     "learning_rate_at",
     "model_flags",
     "optimizer_steps",
+    "plugin_path",
     "qlora_flags",
     "run",
     "sft_command",

@@ -69,3 +69,8 @@ def sft_command(
         "output_dir": output_dir,
     }
     return command("sft", **{**flags, **other})
+
+
+def plugin_path() -> Path:
+    """The file for `--external_plugins`: with it `--reward_funcs` takes names from `lab_utils.rewards`."""
+    return Path(__file__).with_name("reward_plugin.py")

@@ -115,10 +115,10 @@ def _form_faults(pairs: list[tuple[str, str]], form: str) -> list[Fault]:
 
 def _repeat_faults(lines: list[str]) -> list[Fault]:
     """A line that stands twice, or a character three times or more in one line."""
-    faults = []
+    faults, first = [], {}
     for i, line in enumerate(lines, 1):
-        if line in lines[: i - 1]:
-            faults.append(Fault("repeated_line", i, f"第 {i} 句与第 {lines.index(line) + 1} 句相同"))
+        if first.setdefault(line, i) < i:
+            faults.append(Fault("repeated_line", i, f"第 {i} 句与第 {first[line]} 句相同"))
         if any(line.count(char) > 2 for char in set(line)):
             faults.append(Fault("repeated_char", i, f"第 {i} 句里同一个字出现三次以上"))
     return faults

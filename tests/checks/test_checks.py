@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lab_utils.checks import Check, fine_tuning, quickstart
+from lab_utils.checks.frame import difference
 from lab_utils.checks.kit import assert_check
 from lab_utils.evaluate import paired_difference
 
@@ -94,3 +95,10 @@ def test_accepts_right_answers_and_names_mistakes(check):
 def test_every_check_is_tested():
     every = {v for module in (quickstart, fine_tuning) for v in vars(module).values() if isinstance(v, Check)}
     assert every == set(ACCEPTED)
+
+
+def test_a_tensor_without_dimensions_is_compared_with_the_tolerance():
+    import torch
+
+    assert difference(torch.tensor(1.0 + 1e-5), torch.tensor(1.0), 1e-4) is None
+    assert difference(torch.tensor(1.01), torch.tensor(1.0), 1e-4)[0] == "value"
