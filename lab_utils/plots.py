@@ -22,8 +22,10 @@ def use_course_style() -> None:
     fonts = sorted(FONTS.glob("*.[to]tf"))
     if not fonts:
         raise FileNotFoundError(f"找不到中文字体 (font)：{FONTS} 里没有 .ttf/.otf。请重新安装 lab_utils")
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
     for font in fonts:
-        font_manager.fontManager.addfont(font)
+        if str(font) not in known:
+            font_manager.fontManager.addfont(font)
     family = font_manager.FontProperties(fname=fonts[0]).get_name()
     matplotlib.rcParams.update(
         {
@@ -117,3 +119,213 @@ def side_by_side(
             cells.append(f"<td style='text-align:left;vertical-align:top'>{mark}{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def stacked_shares(
+    ax, bars: Mapping[str, Mapping[str, float]], parts: Mapping[str, tuple[str, str]], xlabel: str
+) -> None:
+    """Horizontal bars on `ax`, one an entry from the top down, each made of its parts.
+
+    bars: name of a bar → part → size. parts: part → its name in the legend and its colour, in the order
+    of drawing. A part's share of its bar is written in it where there is room.
+    """
+    totals = [sum(sizes.values()) for sizes in bars.values()]
+    begins = [0.0] * len(bars)
+    for part, (name, colour) in parts.items():
+        sizes = [bar.get(part, 0) for bar in bars.values()]
+        if not any(sizes):
+            continue
+        drawn = ax.barh(range(len(bars)), sizes, 0.64, begins, color=colour, edgecolor="white", label=name)
+        shares = zip(sizes, totals, strict=True)
+        texts = [f"{size / total:.0%}" if size > 0.045 * max(totals) else "" for size, total in shares]
+        ax.bar_label(drawn, texts, label_type="center", color=_on(colour), fontsize=9)
+        begins = [begin + size for begin, size in zip(begins, sizes, strict=True)]
+    ax.set(xlabel=xlabel, xlim=(0, max(totals) * 1.02), yticks=range(len(bars)), yticklabels=list(bars))
+    ax.xaxis.set_major_formatter(_billions)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.legend(
+        frameon=False,
+        ncols=len(parts),
+        loc="lower left",
+        bbox_to_anchor=(-0.07, 1),
+        fontsize=9,
+        columnspacing=1.3,
+        handlelength=1,
+        handletextpad=0.4,
+    )
+
+
+def matrix_image(ax, matrix, title: str, kind: str, like=None) -> None:
+    """A matrix on `ax`: kind "image" from black to white, "matrix" from blue through white at zero to orange.
+
+    The colours span the values of `like`, or of the matrix itself.
+    """
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shown = matrix if like is None else like
+    if kind == "image":
+        look = {"cmap": "gray", "vmin": shown.min(), "vmax": shown.max(), "aspect": "equal"}
+    else:
+        most = np.quantile(np.abs(shown), 0.995)  # a few outliers would leave the rest white
+        colours = LinearSegmentedColormap.from_list("course", [DARK, "white", BRIGHT])
+        look = {"cmap": colours, "vmin": -most, "vmax": most, "aspect": "auto"}
+    ax.imshow(matrix, **look)
+    ax.set_title(title, fontsize=11)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    for side in ax.spines.values():
+        side.set_visible(False)
+
+
+def rank_errors(ax, errors: Sequence[float], k: int, break_even: float) -> None:
+    """Relative error on `ax` against the rank 1, 2, …: that of `k` marked, ranks that save nothing shaded."""
+    ax.plot(range(1, len(errors) + 1), errors, color=DARK, linewidth=2)
+    ax.plot(k, errors[k - 1], "o", color=BRIGHT, markersize=9, clip_on=False, zorder=3)
+    ax.axvspan(break_even, len(errors), color=SOFT, alpha=0.4, linewidth=0)
+    above = ax.get_xaxis_transform()
+    ax.text(break_even * 0.9, 0.98, "再大不省参数", transform=above, ha="right", va="top", fontsize=9)
+    ax.set_xscale("log", base=2)
+    ax.set(xlabel="秩 k", xlim=(1, max(2, len(errors))), ylim=(0, None))
+    ax.set_title("相对误差", fontsize=11)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+
+
+def level_histogram(ax, values, levels: Mapping[str, Sequence[float]]) -> None:
+    """Histogram on `ax` of values within [-1, 1], and below it the levels of two codes as rows of strokes."""
+    import numpy as np
+
+    counts, edges = np.histogram(values, bins=120, range=(-1, 1))
+    top = counts.max()
+    ax.stairs(counts, edges, fill=True, color=SOFT)
+    for row, ((name, points), colour) in enumerate(zip(levels.items(), (BRIGHT, DARK), strict=True), start=1):
+        low = -0.24 * top * row
+        ax.vlines(points, low + 0.05 * top, low + 0.2 * top, color=colour, linewidth=2)
+        ax.text(-1.04, low + 0.125 * top, name, ha="right", va="center", color=colour, fontsize=11)
+    ax.set(xlim=(-1.03, 1.03), ylim=(-0.5 * top, 1.05 * top), yticks=[])
+    ax.set_xlabel("权重 ÷ 本块最大绝对值 (weight / absmax)")
+    ax.spines["left"].set_visible(False)
+    ax.grid(visible=False)
+
+
+def error_by_block(ax, names: Sequence[str], errors: Mapping[str, Sequence[float]], chosen: int) -> None:
+    """Relative errors on `ax` of two codes by block size, those of number `chosen` ringed.
+
+    errors: name of a code → one share for each of `names`.
+    """
+    for (code, values), colour, mark in zip(errors.items(), (BRIGHT, DARK), "os", strict=True):
+        ax.plot(range(len(names)), values, color=colour, marker=mark, markersize=4)
+        ax.plot(chosen, values[chosen], mark, color=colour, markersize=11, fillstyle="none", mew=2)
+        end = (len(names) - 1, values[-1])
+        ax.annotate(code, end, (0, 9), textcoords="offset points", ha="right", color=colour)
+    ax.set_xticks(range(len(names)), names, fontsize=8)
+    ax.set(xlabel="块大小 (block size)", ylim=(0, 1.15 * max(map(max, errors.values()))))
+    ax.set_title("相对误差 (relative error)", fontsize=11)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+
+
+def memory_steps(ax, parts: Mapping[str, float], cards: Mapping[str, float], reserve: float) -> None:
+    """Memory in GiB on `ax`, each part beginning where the one above it ends, and the sum below.
+
+    cards: name of a graphics card → its memory in GiB, a line each, whole where the sum and `reserve` fit;
+    cards of more than twice the sum are left out, but never the smallest.
+    """
+    total = sum(parts.values())
+    near = {name: size for name, size in cards.items() if size <= max(2 * total, min(cards.values()))}
+    end = 1.1 * max(total, *near.values())
+    begin = 0.0
+    for row, (name, size) in enumerate([*parts.items(), ("合计", total)]):
+        start, colour = (0.0, DARK) if name == "合计" else (begin, "#55809b")
+        ax.barh(row, size, 0.66, start, color=colour, zorder=2)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        ax.text(start + size + 0.008 * end, row, f"{size:.2f}", va="center", fontsize=9, bbox=box, zorder=3)
+        begin += size
+    for i, (name, size) in enumerate(near.items()):
+        ax.axvline(
+            size, color=BRIGHT, linewidth=1.5, linestyle=":" if size < total + reserve else "-", zorder=1.9
+        )
+        if size < 0.1 * end and size < max(near.values()):  # no room for its name beside the others'
+            continue
+        look = {"ha": "center" if size > 0.1 * end else "left", "color": "#8c4a0f", "fontsize": 9}
+        above, top = (0, 3 + 12 * (i % 2)), ax.get_xaxis_transform()
+        ax.annotate(name, (size, 1), above, top, "offset points", **look)
+    ax.set(xlim=(0, end), ylim=(len(parts) + 0.6, -0.6), xlabel="内存 (GiB)")
+    ax.set_yticks(range(len(parts) + 1), [*parts, "合计"])
+    ax.grid(axis="y", visible=False)
+
+
+def _billions(value: float, _: object = None) -> str:
+    """A count of parameters in short: 7 B, 135 M, 72."""
+    for size, letter in ((1e9, " B"), (1e6, " M"), (1e3, " K")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _on(colour: str) -> str:
+    """Black or white, whichever can be read on `colour`."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 140 else "black"
+
+
+def reward_layers(ax, answers: Sequence[str], scores: Mapping[str, Sequence[float]]) -> None:
+    """Stacked horizontal bars on `ax`: of each answer, top down, what each reward function gave it.
+
+    scores: name of a reward → one value >= 0 per answer. The sum stands behind each bar.
+    """
+    colours = (BRIGHT, "#f2c08a", DARK, "#55809b", SOFT)
+    begins = [0.0] * len(answers)
+    for (name, values), colour in zip(scores.items(), colours, strict=False):
+        ax.barh(range(len(answers)), values, 0.62, begins, color=colour, edgecolor="white", label=name)
+        begins = [begin + value for begin, value in zip(begins, values, strict=True)]
+    for row, total in enumerate(begins):
+        ax.text(total + 0.05, row, f"{total:.4g}", va="center", fontsize=9)
+    ax.set(xlabel="奖励之和", yticks=range(len(answers)), yticklabels=answers, xlim=(0, 1.1 * max(begins)))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
+
+
+def group_bars(
+    top, bottom, groups: Mapping[str, Sequence[float]], advantages: Mapping[str, Sequence[float]]
+) -> None:
+    """Rewards of each group on `top` with the group's mean as a line, and their advantages on `bottom`.
+
+    Bars above the mean are orange, below blue. Both mappings: name of a group → one value a completion.
+    """
+    begin, centres = 0, []
+    for name, rewards in groups.items():
+        at = range(begin, begin + len(rewards))
+        mean = sum(rewards) / len(rewards)
+        top.bar(at, rewards, 0.8, color=[_side(reward - mean) for reward in rewards])
+        top.plot([begin - 0.5, begin + len(rewards) - 0.5], [mean, mean], color="black", linewidth=1.2)
+        bottom.bar(at, advantages[name], 0.8, color=[_side(value) for value in advantages[name]])
+        centres.append(begin + (len(rewards) - 1) / 2)
+        begin += len(rewards) + 1
+    bottom.axhline(0, color="black", linewidth=0.8)
+    top.set(ylabel="奖励", xticks=[])
+    bottom.set(ylabel="优势 (advantage)", xticks=centres, xticklabels=list(groups))
+    for ax in (top, bottom):
+        ax.grid(axis="x", visible=False)
+
+
+def _side(value: float) -> str:
+    """Colour of what lies above, below, or at a mean."""
+    return SOFT if abs(value) < 1e-9 else BRIGHT if value > 0 else DARK
+
+
+def rise_and_fall(upper, lower, log, reward: str, quality: Mapping[str, str], names: tuple[str, str]) -> None:
+    """Two charts over the same steps: on `upper` the reward trained on, on `lower` what it should have meant.
+
+    log: DataFrame with `step`, `reward` and the columns of `quality` (column → its name, shares 0 to 1).
+    names: labels of the two y axes.
+    """
+    upper.plot(log["step"], log[reward], color=BRIGHT, linewidth=2)
+    upper.set(ylabel=names[0], ylim=(0, None))
+    for (column, name), style in zip(quality.items(), ("-", "--", ":"), strict=False):
+        lower.plot(log["step"], log[column], style, color=DARK, linewidth=2, label=name)
+    lower.set(xlabel="优化步数 (step)", ylabel=names[1], ylim=(-0.03, 1.03))
+    lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    lower.legend(frameon=False, fontsize=9)

@@ -1,17 +1,21 @@
 """Cards of the data sets: a README.md whose YAML front matter says what the files hold.
 
-    files            list of {path, rows, bytes, sha256}
+    files            list of {path, rows, bytes, sha256}; JSON Lines, or CSV with a header (`.csv`)
     rows, splits     totals; a row's split is its field `split`, else the name of its file
-    schema           field -> {type: str|int|enum|list[str]|messages, and limits}
+    schema           field -> {type: str|int|float|enum|list[str]|messages|turns, and limits}; messages is a
+                     whole conversation, turns a part of one, as the prompt of a preference pair is
+    schemas          instead of it, when the files are different tables: path -> schema
     distinct_fields  text fields in which no two rows may be near duplicates
     lengths          per distinct field: fewest, median and most characters
 
-Limits: `min_length`, `max_length` (characters of a str, entries of a list or of messages),
-`minimum`, `maximum` (int), `values` (enum; list[str], for each entry).
+Limits: `min_length`, `max_length` (characters of a str, entries of a list, of messages or turns),
+`minimum`, `maximum` (int, float), `values` (enum; list[str], for each entry).
 """
 
+import csv
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ from statistics import median
 
 import yaml
 
-TYPES = ("str", "int", "enum", "list[str]", "messages")
+TYPES = ("str", "int", "float", "enum", "list[str]", "messages", "turns")
 LIMITS = ("min_length", "max_length", "minimum", "maximum", "values")
 ROLES = ("system", "user", "assistant")
 
@@ -33,16 +37,23 @@ class Card:
     meta: dict
     prose: str
 
+    def schema(self, path: str) -> dict[str, dict]:
+        """The schema of the rows of the file `path`."""
+        return self.meta["schemas"][path] if "schemas" in self.meta else self.meta["schema"]
+
+    def read(self, path: str) -> list[dict]:
+        """The rows of the file `path`. Raises ValueError for a line that can't be read."""
+        if path.endswith(".csv"):
+            return read_csv(self.folder / path, self.schema(path))
+        return read_jsonl(self.folder / path)
+
     def rows(self, split: str | None = None) -> list[dict]:
         """The rows of all files in order, or those of one split.
 
-        Raises ValueError when a line isn't a JSON object or the split has no rows.
+        Raises ValueError for a line that can't be read, or when the split has no rows.
         """
-        pairs = [
-            (row.get("split", Path(entry["path"]).stem), row)
-            for entry in self.meta["files"]
-            for row in read_jsonl(self.folder / entry["path"])
-        ]
+        paths = [entry["path"] for entry in self.meta["files"]]
+        pairs = [(row.get("split", Path(path).stem), row) for path in paths for row in self.read(path)]
         rows = [row for name, row in pairs if split is None or name == split]
         if not rows:
             known = "、".join(sorted({str(name) for name, _ in pairs}))
@@ -67,11 +78,33 @@ def read_jsonl(path: Path) -> list[dict]:
     return rows
 
 
+def read_csv(path: Path, schema: dict[str, dict]) -> list[dict]:
+    """The rows of a UTF-8 CSV file with a header; fields that `schema` calls int or float become numbers.
+
+    What doesn't read as such a number stays text, for `row_faults` to name. Raises ValueError that names
+    file and line when a row has more or fewer fields than the header.
+    """
+    kinds = {name: {"int": int, "float": float}.get(rule["type"], str) for name, rule in schema.items()}
+    rows = []
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        header = next(lines, [])
+        for values in lines:
+            if len(values) != len(header):
+                raise ValueError(
+                    f"{path.name} 第 {lines.line_num} 行有 {len(values)} 个字段 (fields)，表头有 {len(header)} 个"
+                )
+            rows.append(
+                {name: _number(text, kinds.get(name, str)) for name, text in zip(header, values, strict=True)}
+            )
+    return rows
+
+
 def read_card(folder: str | Path) -> Card:
     """Read `folder`/README.md.
 
     Raises FileNotFoundError when there is none, ValueError when its front matter is
-    missing, isn't a mapping, or lists no files or no schema.
+    missing, isn't a mapping, or lists no files or lacks the schema of one.
     """
     path = Path(folder) / "README.md"
     if not path.is_file():
@@ -83,7 +116,15 @@ def read_card(folder: str | Path) -> Card:
     meta = yaml.safe_load(head)
     if not isinstance(meta, dict):
         raise ValueError(f"{path} 文首的 YAML (front matter) 应是“键: 值”的表。")
-    lacking = [key for key in ("files", "schema") if not meta.get(key)]
+    lacking = [] if meta.get("files") else ["files"]
+    if "schemas" in meta:
+        lacking += [
+            f"schemas: {entry['path']}"
+            for entry in meta.get("files") or []
+            if entry["path"] not in meta["schemas"]
+        ]
+    elif not meta.get("schema"):
+        lacking.append("schema")
     if lacking:
         raise ValueError(f"{path} 文首的 YAML (front matter) 缺少：{'、'.join(lacking)}。")
     return Card(Path(folder), meta, prose)
@@ -111,14 +152,14 @@ def measure(card: Card) -> dict:
     for entry in card.meta["files"]:
         path = card.folder / entry["path"]
         content = path.read_bytes()
-        held = read_jsonl(path)
+        held = card.read(entry["path"])
         digest = hashlib.sha256(content).hexdigest()
         files.append({"path": entry["path"], "rows": len(held), "bytes": len(content), "sha256": digest})
         splits.update(row.get("split", path.stem) for row in held)
         rows += held
     lengths = {}
     for field in card.meta.get("distinct_fields", []):
-        counts = [len(text_of(row[field])) for row in rows]
+        counts = [len(text_of(row[field])) for row in rows if field in row]
         lengths[field] = {"min": min(counts), "median": int(median(counts)), "max": max(counts)}
     return {"rows": len(rows), "splits": dict(splits.most_common()), "files": files, "lengths": lengths}
 
@@ -151,6 +192,14 @@ def schema_faults(schema: dict[str, dict]) -> list[str]:
     return faults
 
 
+def _number(text: str, kind: type) -> str | int | float:
+    """`text` as `kind`; as it is when it doesn't read as one."""
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
 def _value_faults(value: object, rule: dict) -> list[str]:
     kind = rule["type"]
     if not _has_type(value, kind):
@@ -161,7 +210,7 @@ def _value_faults(value: object, rule: dict) -> list[str]:
         faults += [
             f"取值 {entry!r} 不在允许之列 (values)" for entry in entries if entry not in rule["values"]
         ]
-    if kind == "int":
+    if kind in ("int", "float"):
         size, low, high = value, rule.get("minimum"), rule.get("maximum")
     elif kind == "enum":
         return faults
@@ -177,22 +226,34 @@ def _value_faults(value: object, rule: dict) -> list[str]:
 def _has_type(value: object, kind: str) -> bool:
     if kind == "int":
         return isinstance(value, int) and not isinstance(value, bool)
+    if kind == "float":
+        return isinstance(value, float) and math.isfinite(value)
     if kind == "list[str]":
         return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     if kind == "messages":
-        return _is_conversation(value)
+        return _are_turns(value) and _is_conversation([turn["role"] for turn in value])
+    if kind == "turns":
+        return _are_turns(value)
     return isinstance(value, str)
 
 
-def _is_conversation(value: object) -> bool:
+def _are_turns(value: object) -> bool:
+    """At least one turn, each with a known role and some text, and nothing else."""
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(
+            isinstance(turn, dict)
+            and set(turn) == {"role", "content"}
+            and turn["role"] in ROLES
+            and isinstance(turn["content"], str)
+            and turn["content"]
+            for turn in value
+        )
+    )
+
+
+def _is_conversation(roles: list[str]) -> bool:
     """A system turn at most at the start, then user and assistant by turns, ending with the assistant."""
-    if not isinstance(value, list) or not value:
-        return False
-    for turn in value:
-        if not isinstance(turn, dict) or set(turn) != {"role", "content"} or turn["role"] not in ROLES:
-            return False
-        if not isinstance(turn["content"], str) or not turn["content"]:
-            return False
-    roles = [turn["role"] for turn in value]
     spoken = roles[1:] if roles[0] == "system" else roles
     return len(spoken) > 0 and len(spoken) % 2 == 0 and spoken == ["user", "assistant"] * (len(spoken) // 2)

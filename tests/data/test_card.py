@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from lab_utils.data.card import read_card, read_jsonl, row_faults, schema_faults, update_card
+from lab_utils.data.card import read_card, read_csv, read_jsonl, row_faults, schema_faults, update_card
 
 HEAD = """---
 name: toy
@@ -105,22 +105,83 @@ def test_read_jsonl_keeps_separators_inside_strings(tmp_path):
     assert read_jsonl(tmp_path / "a.jsonl") == [row]
 
 
+TABLES = """---
+files:
+- {path: scores.csv}
+- {path: films.csv}
+schemas:
+  scores.csv: {user: {type: int, minimum: 1}, score: {type: float, maximum: 5.0}}
+  films.csv: {title: {type: str}}
+distinct_fields: [title]
+---
+
+# 两张表
+"""
+
+
+@pytest.fixture
+def tables(tmp_path):
+    (tmp_path / "README.md").write_text(TABLES, encoding="utf-8")
+    (tmp_path / "scores.csv").write_text("user,score\n1,3.5\n2,4\n", encoding="utf-8")
+    (tmp_path / "films.csv").write_text('title\n"渡口, 雨夜"\n', encoding="utf-8")
+    return tmp_path
+
+
+def test_csv_files_have_schemas_of_their_own(tables):
+    card = update_card(tables)
+    assert card.rows("scores") == [{"user": 1, "score": 3.5}, {"user": 2, "score": 4.0}]
+    assert card.rows("films") == [{"title": "渡口, 雨夜"}]
+    assert (card.meta["rows"], card.meta["splits"]) == (3, {"scores": 2, "films": 1})
+    assert card.meta["lengths"] == {"title": {"min": 6, "median": 6, "max": 6}}
+    assert [row_faults(row, card.schema("scores.csv")) for row in card.rows("scores")] == [[], []]
+
+
+def test_a_csv_field_that_is_no_number_stays_text_and_is_a_fault(tables):
+    card = read_card(tables)
+    (tables / "scores.csv").write_text("user,score\n一,nan\n0,5.5\n", encoding="utf-8")
+    assert card.rows("scores")[0]["user"] == "一"
+    faults = [row_faults(row, card.schema("scores.csv")) for row in card.rows("scores")]
+    assert [sorted(fault.split("：")[0] for fault in found) for found in faults] == [["score", "user"]] * 2
+
+
+@pytest.mark.parametrize("line", ["1", "1,2,3", ""])
+def test_a_csv_row_of_another_width_is_named(tables, line):
+    (tables / "scores.csv").write_text(f"user,score\n1,2\n{line}\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=rf"scores.csv 第 3 行有 {len(line.split(',')) if line else 0} 个字段.*表头有 2 个"
+    ):
+        read_card(tables).rows()
+
+
+def test_csv_of_a_header_alone_has_no_rows(tmp_path):
+    (tmp_path / "a.csv").write_text("user\n", encoding="utf-8")
+    assert read_csv(tmp_path / "a.csv", {"user": {"type": "int"}}) == []
+
+
+def test_a_file_without_its_schema_is_named(tables):
+    text = TABLES.replace("  films.csv: {title: {type: str}}\n", "")
+    (tables / "README.md").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="缺少：schemas: films.csv"):
+        read_card(tables)
+
+
 SCHEMA = {
     "text": {"type": "str", "min_length": 2, "max_length": 4},
     "count": {"type": "int", "minimum": 0, "maximum": 9},
+    "score": {"type": "float", "minimum": 0.5, "maximum": 5.0},
     "split": {"type": "enum", "values": ["train", "test"]},
     "tags": {"type": "list[str]", "values": ["甲", "乙"], "max_length": 2},
     "messages": {"type": "messages", "min_length": 2},
 }
 ASK, ANSWER = {"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}
 SYSTEM = {"role": "system", "content": "你是老师"}
-ROW = {"text": "春眠", "count": 0, "split": "train", "tags": [], "messages": [ASK, ANSWER]}
+ROW = {"text": "春眠", "count": 0, "score": 0.5, "split": "train", "tags": [], "messages": [ASK, ANSWER]}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"text": "春夏秋冬", "count": 9, "split": "test", "tags": ["甲", "乙"]},
+        {"text": "春夏秋冬", "count": 9, "score": 5.0, "split": "test", "tags": ["甲", "乙"]},
         {"messages": [SYSTEM, ASK, ANSWER, ASK, ANSWER]},
     ],
 )
@@ -138,6 +199,11 @@ def test_good_rows_have_no_fault(change):
         {"count": 10},
         {"count": True},
         {"count": "1"},
+        {"score": 0.4},
+        {"score": 5.1},
+        {"score": float("nan")},
+        {"score": 3},
+        {"score": "3.5"},
         {"split": "dev"},
         {"tags": ["丙"]},
         {"tags": "甲"},
@@ -168,5 +234,17 @@ def test_missing_field_is_a_fault():
 
 def test_schema_faults():
     assert schema_faults(SCHEMA) == []
-    bad = {"a": {"type": "float"}, "b": {"type": "enum"}, "c": {"type": "str", "min_len": 1}}
+    bad = {"a": {"type": "double"}, "b": {"type": "enum"}, "c": {"type": "str", "min_len": 1}}
     assert [fault[0] for fault in schema_faults(bad)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("turns", [[ASK], [ANSWER], [SYSTEM, ASK], [ASK, ANSWER]])
+def test_turns_may_be_part_of_a_conversation(turns):
+    assert row_faults({"prompt": turns}, {"prompt": {"type": "turns"}}) == []
+
+
+@pytest.mark.parametrize(
+    "turns", [[], "写一首", [{"role": "user"}], [{**ASK, "content": ""}], [{**ASK, "role": "bot"}]]
+)
+def test_what_are_no_turns(turns):
+    assert len(row_faults({"prompt": turns}, {"prompt": {"type": "turns"}})) == 1

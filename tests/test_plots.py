@@ -1,0 +1,135 @@
+"""What the figures draw: the sizes, colours and words that a reader takes from them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from lab_utils import plots
+
+
+@pytest.fixture
+def ax():
+    plots.use_course_style()
+    return Figure(layout="none").subplots()
+
+
+def words(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def test_setting_the_style_again_adds_no_font():
+    from matplotlib import font_manager
+
+    plots.use_course_style()
+    before = len(font_manager.fontManager.ttflist)
+    plots.use_course_style()
+    assert len(font_manager.fontManager.ttflist) == before
+
+
+def test_stacked_shares_add_up_and_keep_a_colour_for_a_part(ax):
+    bars = {"甲": {"a": 3, "b": 1, "c": 0.001}, "乙": {"b": 2}}
+    parts = {
+        "a": ("第一", plots.DARK),
+        "b": ("第二", plots.SOFT),
+        "c": ("第三", plots.BRIGHT),
+        "d": ("无", "#000000"),
+    }
+    plots.stacked_shares(ax, bars, parts, "参数量")
+    ends = [[patch.get_x() + patch.get_width() for patch in group] for group in ax.containers]
+    assert ends == [[3, 0], [4, 2], [pytest.approx(4.001), 2]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["第一", "第二", "第三"]
+    assert words(ax) == ["75%", "", "25%", "100%", "", ""]
+    assert ax.texts[0].get_color() == "white"
+    assert ax.texts[3].get_color() == "black"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["甲", "乙"]
+    assert ax.yaxis_inverted()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(7e9, "7 B"), (1.5e8, "150 M"), (2000, "2 K"), (72, "72"), (0, "0")]
+)
+def test_counts_on_an_axis_are_short(ax, value, text):
+    plots.stacked_shares(ax, {"甲": {"a": 7e9}}, {"a": ("第一", plots.DARK)}, "参数量")
+    assert ax.xaxis.get_major_formatter()(value, 0) == text
+
+
+def test_two_pictures_share_the_range_of_the_original(ax):
+    original = np.array([[0.0, 1.0], [2.0, 3.0]])
+    plots.matrix_image(ax, original * 2, "秩 1", "image", like=original)
+    (image,) = ax.get_images()
+    assert image.get_clim() == (0, 3)
+    assert image.get_array().max() == 6
+
+
+def test_a_matrix_is_white_at_zero(ax):
+    plots.matrix_image(ax, np.array([[-1.0, 4.0]]), "矩阵", "matrix")
+    (image,) = ax.get_images()
+    low, high = image.get_clim()
+    assert -low == high == pytest.approx(4, rel=0.01)
+    assert image.cmap(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.01)
+
+
+def test_the_chosen_rank_lies_on_the_curve_and_what_saves_nothing_is_shaded(ax):
+    errors = [0.5, 0.25, 0.1, 0.0]
+    plots.rank_errors(ax, errors, 2, break_even=2.5)
+    curve, point = ax.lines
+    assert list(curve.get_ydata()) == errors
+    assert (list(point.get_xdata()), list(point.get_ydata())) == ([2], [0.25])
+    (shaded,) = ax.patches
+    assert (shaded.get_x(), shaded.get_x() + shaded.get_width()) == (2.5, 4)
+
+
+def test_the_histogram_counts_every_weight_and_the_levels_lie_below(ax):
+    values = np.linspace(-1, 1, 1001)
+    levels = {"NF4": [-1.0, 0.0, 1.0], "int4": [-1.0, 1.0]}
+    plots.level_histogram(ax, values, levels)
+    (steps,) = ax.patches
+    assert steps.get_data().values.sum() == 1001
+    assert words(ax) == ["NF4", "int4"]
+    for strokes, points in zip(ax.collections, levels.values(), strict=True):
+        assert [segment[0][0] for segment in strokes.get_segments()] == points
+        assert all(y < 0 for segment in strokes.get_segments() for _, y in segment)
+
+
+def test_the_errors_of_both_codes_are_drawn_and_the_chosen_size_is_ringed(ax):
+    errors = {"NF4": [0.08, 0.09], "int4": [0.09, 0.11]}
+    plots.error_by_block(ax, ["16", "全部"], errors, 1)
+    assert [list(line.get_ydata()) for line in ax.lines[::2]] == list(errors.values())
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines[1::2]] == [(1, 0.09), (1, 0.11)]
+    assert ax.get_ylim()[1] > 0.11
+
+
+def test_memory_goes_down_in_steps_to_the_sum(ax):
+    plots.memory_steps(ax, {"权重": 10.0, "激活值": 8.0}, {"T4": 16, "RTX 4090": 24, "A100 80G": 80}, 1.0)
+    spans = [(bar.get_x(), bar.get_width()) for bar in ax.patches]
+    assert spans == [(0, 10), (10, 8), (0, 18)]
+    assert words(ax)[:3] == ["10.00", "8.00", "18.00"]
+    assert words(ax)[3:] == ["T4", "RTX 4090"]
+    assert [line.get_linestyle() for line in ax.lines] == [":", "-"]
+
+
+@pytest.mark.parametrize(("reserve", "line"), [(1.0, "-"), (1.01, ":")])
+def test_a_card_fits_with_what_is_kept_free(ax, reserve, line):
+    plots.memory_steps(ax, {"权重": 15.0}, {"T4": 16}, reserve)
+    assert [card.get_linestyle() for card in ax.lines] == [line]
+
+
+def test_the_smallest_card_is_shown_however_little_is_needed(ax):
+    plots.memory_steps(ax, {"权重": 0.1}, {"T4": 16, "RTX 4090": 24}, 1.0)
+    assert words(ax)[2:] == ["T4"]
+    assert ax.get_xlim()[1] > 16
+
+
+def test_cards_far_below_the_sum_keep_a_line_and_the_largest_its_name(ax):
+    plots.memory_steps(ax, {"权重": 1300.0}, {"T4": 16, "RTX 4090": 24, "A100 80G": 80}, 1.0)
+    assert len(ax.lines) == 3
+    assert words(ax)[2:] == ["A100 80G"]
+
+
+def test_importing_plots_loads_no_matplotlib():
+    program = "import sys; from lab_utils import plots, widgets; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
