@@ -1,0 +1,308 @@
+"""Checks of lab 02: low rank, and LoRA by hand."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lab_utils.checks.frame import Case, Check, Mistake
+
+
+def rank_k(matrix: Tensor, k: int) -> Tensor:
+    """The best rank-`k` approximation of `matrix` in the Frobenius norm (Eckart & Young 1936); (m, n) in and out."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :k] * s[:k] @ vh[:k]
+
+
+def rank_for_energy(singular_values: Tensor, share: float) -> int:
+    """Fewest directions whose σ² make up at least `share` of the sum of all σ²; singular_values: (n,), falling."""
+    energy = singular_values**2
+    return int((energy.cumsum(0) < share * energy.sum()).sum()) + 1
+
+
+def als_user(ratings: np.ndarray, rated: np.ndarray, items: np.ndarray, reg: float) -> np.ndarray:
+    """One user's factors in a step of alternating least squares (Koren, Bell & Volinsky 2009, eq. 2).
+
+    ratings: (items,), rated: (items,) bool, items: (items, k). Returns the p, (k,), that minimises
+    Σ (r − p·q)² over the items rated, plus reg·‖p‖².
+    """
+    q = items[rated]
+    return np.linalg.solve(q.T @ q + reg * np.eye(q.shape[1]), q.T @ ratings[rated])
+
+
+def lora_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, lora_alpha: float
+) -> Tensor:
+    """h = W₀x + b + (α/r)·B(Ax). x: (..., d_in), weight: (d_out, d_in), A: (r, d_in), B: (d_out, r)."""
+    h = x @ weight.T + lora_alpha / A.shape[0] * (x @ A.T @ B.T)
+    return h if bias is None else h + bias
+
+
+def lora_parameters(d_in: int, d_out: int, r: int) -> int:
+    """Numbers in A and B together."""
+    return r * (d_in + d_out)
+
+
+def merged_weight(
+    weight: Tensor, A: Tensor, B: Tensor, lora_alpha: float, use_rslora: bool = False
+) -> Tensor:
+    """W₀ + s·BA with s = α/r, or α/√r for rsLoRA; (d_out, d_in)."""
+    r = A.shape[0]
+    return weight + lora_alpha / (math.sqrt(r) if use_rslora else r) * B @ A
+
+
+def dora_weight(weight: Tensor, A: Tensor, B: Tensor, lora_alpha: float, magnitude: Tensor) -> Tensor:
+    """m ⊙ V/‖V‖ with V = W₀ + (α/r)·BA, norm and magnitude by row; (d_out, d_in)."""
+    v = merged_weight(weight, A, B, lora_alpha)
+    return magnitude[:, None] * v / v.norm(dim=1, keepdim=True)
+
+
+def _normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _svd(matrix: Tensor):
+    return torch.linalg.svd(matrix, full_matrices=False)
+
+
+def _last_directions(matrix, k):
+    u, s, vh = _svd(matrix)
+    return u[:, -k:] * s[-k:] @ vh[-k:]
+
+
+def _without_singular_values(matrix, k):
+    u, _, vh = _svd(matrix)
+    return u[:, :k] @ vh[:k]
+
+
+def _columns_of_vh(matrix, k):
+    u, s, vh = _svd(matrix)
+    return u[:, :k] * s[:k] @ vh[:, :k].T
+
+
+RANK_K = Check(
+    "rank_k",
+    rank_k,
+    cases=(
+        Case("6×4 的矩阵，k=2", (_normal(1, 6, 4), 2), "U 取前 k 列，σ 取前 k 个，Vh 取前 k 行，再乘起来"),
+        Case("3×5 的矩阵，k=1", (_normal(2, 3, 5), 1), "宽的矩阵也一样；结果与原矩阵一样大"),
+        Case("8×8 的矩阵，k=5", (_normal(3, 8, 8), 5), "torch.linalg.svd 给出的奇异值从大到小"),
+        Case("k 等于满秩", (_normal(4, 4, 6), 4), "取全部奇异值时，应当还原出原矩阵", edge=True),
+    ),
+    mistakes=(
+        Mistake("取了最小的", _last_directions, "奇异值从大到小排好了，要留下的是最前面、最大的 k 个"),
+        Mistake("忘了奇异值", _without_singular_values, "三个因子相乘：U、奇异值、Vh。少了哪一个？"),
+        Mistake("取了 Vh 的列", _columns_of_vh, "svd 返回的是 Vh，已经转置过：它的每一**行**是一个方向"),
+        Mistake("多取一个", lambda m, k: rank_k(m, k + 1), "切片 [:k] 正好是 k 个，不要再加 1"),
+        Mistake("少取一个", lambda m, k: rank_k(m, k - 1), "切片 [:k] 正好是 k 个，不要减 1"),
+        Mistake("只取第 k 个", lambda m, k: rank_k(m, k) - rank_k(m, k - 1), "这是第 k 个方向自己；要前 k 个方向之和"),
+        Mistake("返回两个因子", lambda m, k: (_svd(m)[0][:, :k] * _svd(m)[1][:k], _svd(m)[2][:k]), "还差一步：把两个因子乘起来，返回与原矩阵一样大的矩阵"),
+    ),
+)  # fmt: skip
+
+
+def _by_values(s, share):
+    return int((s.cumsum(0) < share * s.sum()).sum()) + 1
+
+
+def _above_threshold(s, share):
+    return int((s**2 >= (1 - share) * (s**2).max()).sum())
+
+
+RANK_FOR_ENERGY = Check(
+    "rank_for_energy",
+    rank_for_energy,
+    cases=(
+        Case("σ = 3, 2, 1，要 90%", (torch.tensor([3.0, 2.0, 1.0]), 0.9), "σ² 是 9、4、1：9/14 不到九成，13/14 够了"),
+        Case("σ = 3, 2, 1，要 50%", (torch.tensor([3.0, 2.0, 1.0]), 0.5), "第一个方向就够了"),
+        Case("八个一样大", (torch.ones(8), 0.9), "每个占八分之一：7 个是 87.5%，还不够"),
+        Case("一个特别大", (torch.tensor([10.0, 1.0, 1.0, 1.0]), 0.9), "100/103 已经超过九成"),
+        Case("慢慢变小", (torch.linspace(1, 0.1, 30), 0.95), "先平方，再累加，再看第几个够"),
+        Case("正好相等", (torch.tensor([2.0, 2.0, 2.0, 2.0]), 0.5), "达到就算够：“至少” 50%", edge=True),
+    ),
+    mistakes=(
+        Mistake("没有平方", _by_values, "能量 (energy) 是奇异值的平方，先平方再求和"),
+        Mistake("从 0 数", lambda s, share: rank_for_energy(s, share) - 1, "要的是几个方向，不是最后一个方向的下标；差了 1"),
+        Mistake("没除以总和", lambda s, share: int(((s**2).cumsum(0) < share).sum()) + 1, "share 是比例：累加和要与总能量的 share 倍比较"),
+        Mistake("看单个大小", _above_threshold, "不是看每个方向够不够大，而是前几个**加起来**够不够"),
+        Mistake("超过才算", lambda s, share: int(((s**2).cumsum(0) <= share * (s**2).sum()).sum()) + 1, "“至少”包括正好相等，比较要用 < 而不是 <="),
+        Mistake("返回比例", lambda s, share: rank_for_energy(s, share) / len(s), "返回方向的个数，不要除以总数"),
+        Mistake("不够的个数", lambda s, share: len(s) - rank_for_energy(s, share), "要的是留下几个，不是丢掉几个"),
+    ),
+)  # fmt: skip
+
+
+def _rater(seed: int, items: int, k: int, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One user's ratings less the mean, zero where nothing is rated; which are rated; factors of the items."""
+    rng = np.random.default_rng(seed)
+    rated = rng.random(items) < share
+    rated[0] = True
+    return rng.normal(0, 1, items) * rated, rated, rng.normal(0, 1, (items, k))
+
+
+def _reg_everywhere(ratings, rated, items, reg):
+    q = items[rated]
+    return np.linalg.solve(q.T @ q + reg, q.T @ ratings[rated])
+
+
+ALS_USER = Check(
+    "als_user",
+    als_user,
+    cases=(
+        Case("7 部影片，2 个因子", (*_rater(1, 7, 2, 0.6), 0.1), "只用评过的影片：(QᵀQ + λI) p = Qᵀr"),
+        Case("正则化强一些", (*_rater(2, 9, 3, 0.7), 2.0), "λI 加在 QᵀQ 的对角线上"),
+        Case("全部评过", (*_rater(3, 8, 2, 1.1), 0.5), "没有空格时也一样"),
+        Case("只评过一部", (*_rater(4, 5, 3, 0.0), 0.1), "只有一部影片、三个因子也能解，靠的是 λI", edge=True),
+    ),
+    mistakes=(
+        Mistake("空格当成 0 分", lambda r, s, q, reg: als_user(r, np.ones_like(s), q, reg), "没有评过不等于打了 0 分：用 rated 选出评过的影片，只在它们上面拟合"),
+        Mistake("没有正则化", lambda r, s, q, reg: als_user(r, s, q, 0.0), "解方程时别忘了 λI：评得少的用户，QᵀQ 不满秩"),
+        Mistake("λ 加到每个元素", _reg_everywhere, "λI 只加在对角线上；矩阵加一个数会加到每一个元素"),
+        Mistake("λ 乘了评分数", lambda r, s, q, reg: als_user(r, s, q, reg * s.sum()), "这里的惩罚是 λ‖p‖²，对每位用户相同，不乘评分的个数"),
+        Mistake("没解方程", lambda r, s, q, reg: q[s].T @ r[s], "Qᵀr 只是方程的右边，还要解线性方程组 (np.linalg.solve)"),
+        Mistake("返回预测", lambda r, s, q, reg: q @ als_user(r, s, q, reg), "要的是这位用户的因子 p，形状 (k,)；预测是下一步 Qp"),
+    ),
+)  # fmt: skip
+
+
+def _layer(seed: int, d_in: int, d_out: int, r: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weight, bias, A and B of a small layer, none of them zero."""
+    return (
+        _normal(seed, d_out, d_in),
+        _normal(seed + 1, d_out),
+        _normal(seed + 2, r, d_in),
+        _normal(seed + 3, d_out, r),
+    )
+
+
+_W, _b, _A, _B = _layer(10, 6, 4, 2)
+_W1, _b1, _A1, _B1 = _layer(20, 5, 7, 3)
+
+
+def _scaled_forward(scale):
+    """`lora_forward` with another scale than α/r: `scale(α, A)`."""
+
+    def wrong(x, weight, bias, A, B, lora_alpha):
+        return lora_forward(x, weight, bias, A, B, scale(lora_alpha, A) * A.shape[0])
+
+    return wrong
+
+
+LORA_FORWARD = Check(
+    "lora_forward",
+    lora_forward,
+    cases=(
+        Case("3 个样本，r=2，α=8", (_normal(1, 3, 6), _W, _b, _A, _B, 8), "h = W₀x + b + (α/r)·B(Ax)"),
+        Case("r=3，α=3", (_normal(2, 4, 5), _W1, _b1, _A1, _B1, 3), "α/r 等于 1 时，两部分直接相加"),
+        Case("一批句子 (batch, seq, d_in)", (_normal(3, 2, 5, 6), _W, _b, _A, _B, 5), "x 可以有更多的维：最后一维是 d_in，转置的是权重"),
+        Case("没有偏置", (_normal(4, 3, 6), _W, None, _A, _B, 4), "bias 可能是 None，先判断"),
+        Case("B 是零", (_normal(5, 3, 6), _W, _b, _A, torch.zeros_like(_B), 8), "刚开始训练时 B=0，结果应当与原来的层相同", edge=True),
+    ),
+    mistakes=(
+        Mistake("没有缩放", _scaled_forward(lambda a, A: 1.0), "更新要乘上 α/r"),
+        Mistake("只乘 α", _scaled_forward(lambda a, A: a), "乘了 α，还要除以秩 r"),
+        Mistake("r/α", _scaled_forward(lambda a, A: A.shape[0] / a), "缩放写反了：是 α/r"),
+        Mistake("α/√r", _scaled_forward(lambda a, A: a / math.sqrt(A.shape[0])), "α/√r 是 rsLoRA 的缩放，后面会讲；这里用 α/r"),
+        Mistake("r 取错", _scaled_forward(lambda a, A: a / A.shape[1]), "r 是 A 的行数，不是列数"),
+        Mistake("忘了偏置", lambda x, w, b, A, B, a: lora_forward(x, w, None, A, B, a), "底座的那一层有偏置 (bias)，不要丢掉"),
+        Mistake("底座也缩放了", lambda x, w, b, A, B, a: a / A.shape[0] * (x @ w.T + x @ A.T @ B.T) + (0 if b is None else b), "只缩放更新，底座的 W₀x 不动"),
+        Mistake("只有更新", lambda x, w, b, A, B, a: a / A.shape[0] * (x @ A.T @ B.T), "还要加上底座原来的输出 W₀x + b"),
+        Mistake("没有判断 None", lambda x, w, b, A, B, a: lora_forward(x, w, None, A, B, a) + b, "bias 可能是 None：None 不能相加"),
+        Mistake("没有转置", lambda x, w, b, A, B, a: x @ w + a / A.shape[0] * (x @ A @ B), "权重的形状是 (d_out, d_in)，而 x 的每一行是一个样本：要乘的是转置"),
+    ),
+)  # fmt: skip
+
+LORA_PARAMETERS = Check(
+    "lora_parameters",
+    lora_parameters,
+    cases=(
+        Case("4096×4096，r=8", (4096, 4096, 8), "A 是 r×d_in，B 是 d_out×r"),
+        Case("256→768，r=16", (256, 768, 16), "输入和输出的宽度可以不同"),
+        Case("3584→512，r=1", (3584, 512, 1), "r=1 时 A 是一行，B 是一列"),
+        Case("r 与宽度相同", (64, 64, 64), "这时 LoRA 的参数比原来的矩阵还多", edge=True),
+    ),
+    mistakes=(
+        Mistake("整个矩阵", lambda i, o, r: i * o, "这是底座 W₀ 的参数，它是冻结的；要数的是 A 和 B"),
+        Mistake("乘了三个", lambda i, o, r: r * i * o, "A 和 B 是两个矩阵，参数相加，不是相乘"),
+        Mistake("只数 A", lambda i, o, r: r * i, "还有 B：d_out×r"),
+        Mistake("只数 B", lambda i, o, r: r * o, "还有 A：r×d_in"),
+        Mistake("当成方阵", lambda i, o, r: 2 * r * i, "d_in 和 d_out 不一定相等"),
+        Mistake("加上底座", lambda i, o, r: i * o + r * (i + o), "底座冻结，不训练；只数 A 和 B"),
+        Mistake("中间多一个 r×r", lambda i, o, r: r * (i + o) + r * r, "A 的输出直接进 B，中间没有别的矩阵"),
+        Mistake("返回比例", lambda i, o, r: r * (i + o) / (i * o), "返回个数（整数），比例下一格再算"),
+    ),
+)  # fmt: skip
+
+_SQUARE = _layer(30, 5, 5, 2)
+
+
+def _transposed_update(weight, A, B, lora_alpha, use_rslora=False):
+    return weight + (merged_weight(weight, A, B, lora_alpha, use_rslora) - weight).T
+
+
+def _in_place(weight, A, B, lora_alpha, use_rslora=False):
+    weight += merged_weight(weight, A, B, lora_alpha, use_rslora) - weight
+    return weight
+
+
+MERGED_WEIGHT = Check(
+    "merged_weight",
+    merged_weight,
+    cases=(
+        Case("LoRA，6→4，r=2，α=8", (_W, _A, _B, 8, False), "W₀ + (α/r)·BA"),
+        Case("rsLoRA，同样的数", (_W, _A, _B, 8, True), "rsLoRA 只把 α/r 换成 α/√r"),
+        Case("方阵，r=2", (_SQUARE[0], _SQUARE[2], _SQUARE[3], 3, False), "形状都对不等于顺序对：是 BA，不是它的转置"),
+        Case("rsLoRA，r=3", (_W1, _A1, _B1, 4, True), "√3 约等于 1.732"),
+        Case("B 是零", (_W, _A, torch.zeros_like(_B), 8, False), "还没训练时，合并前后一样", edge=True),
+    ),
+    mistakes=(
+        Mistake("没有缩放", lambda w, A, B, a, rs: w + B @ A, "合并时也要乘缩放，否则与合并前的输出不同"),
+        Mistake("不管 rsLoRA", lambda w, A, B, a, rs: merged_weight(w, A, B, a), "use_rslora 为真时，缩放是 α/√r"),
+        Mistake("总是 rsLoRA", lambda w, A, B, a, rs: merged_weight(w, A, B, a, True), "use_rslora 为假时，缩放是 α/r"),
+        Mistake("rsLoRA 写成 √(α/r)", lambda w, A, B, a, rs: w + (math.sqrt(a / A.shape[0]) if rs else a / A.shape[0]) * B @ A, "开方的只有 r，α 不开方"),
+        Mistake("减了更新", lambda w, A, B, a, rs: 2 * w - merged_weight(w, A, B, a, rs), "这是拆分 (unmerge)；合并是加上"),
+        Mistake("只有更新", lambda w, A, B, a, rs: merged_weight(w, A, B, a, rs) - w, "返回的是合并后的权重：W₀ 加上更新"),
+        Mistake("改了传入的权重", _in_place, "+= 会改动传入的张量：写成 weight + …，得到新的张量"),
+        Mistake("顺序反了", lambda w, A, B, a, rs: w + a / A.shape[0] * A @ B, "B 是 (d_out, r)，A 是 (r, d_in)：谁在左边，乘出来才是 (d_out, d_in)？"),
+    ),
+)  # fmt: skip
+
+
+def _dora(norm_of, magnitude_of=lambda m: m[:, None]):
+    """`dora_weight` with another norm or another use of the magnitude."""
+
+    def wrong(weight, A, B, lora_alpha, magnitude):
+        v = merged_weight(weight, A, B, lora_alpha)
+        return magnitude_of(magnitude) * v / norm_of(v, weight)
+
+    return wrong
+
+
+def _by_row(v: Tensor) -> Tensor:
+    return v.norm(dim=1, keepdim=True)
+
+
+_M, _M_SQUARE = _normal(40, 4).abs() + 0.5, _normal(41, 5).abs() + 0.5
+
+DORA_WEIGHT = Check(
+    "dora_weight",
+    dora_weight,
+    cases=(
+        Case("6→4，r=2，α=8", (_W, _A, _B, 8, _M), "V = W₀ + (α/r)·BA，每一行除以自己的范数，再乘自己的 m"),
+        Case("方阵", (_SQUARE[0], _SQUARE[2], _SQUARE[3], 3, _M_SQUARE), "范数和 m 都是一行一个"),
+        Case("m 全是 1", (_W, _A, _B, 4, torch.ones(4, dtype=torch.float64)), "这时每一行的范数都是 1"),
+        Case("还没训练", (_W, _A, torch.zeros_like(_B), 8, _W.norm(dim=1)), "B=0、m=‖W₀‖ 时，应当正好是 W₀", edge=True),
+    ),
+    mistakes=(
+        Mistake("没有除以范数", _dora(lambda v, w: 1.0), "m 是整行的长度，所以要先把这一行的长度变成 1"),
+        Mistake("没有乘 m", _dora(lambda v, w: _by_row(v), lambda m: 1.0), "方向有了，还要乘上幅度 m"),
+        Mistake("用了 W₀ 的范数", _dora(lambda v, w: _by_row(w)), "要除以的是更新之后的 V 的范数，不是 W₀ 的"),
+        Mistake("按列求范数", _dora(lambda v, w: v.norm(dim=0, keepdim=True)), "这里一行对应一个输出，按行求范数：dim=1"),
+        Mistake("整个矩阵的范数", _dora(lambda v, w: v.norm()), "每一行各有自己的范数，不是整个矩阵一个"),
+        Mistake("范数没开方", _dora(lambda v, w: _by_row(v) ** 2), "范数是平方和的平方根"),
+        Mistake("m 乘到列上", _dora(lambda v, w: _by_row(v), lambda m: m), "m 一行一个：要变成一列 m[:, None]，否则会乘到各列上（或者报错）"),
+        Mistake("没有缩放", lambda w, A, B, a, m: dora_weight(w, A, B, A.shape[0], m), "V 里的更新也要乘 α/r"),
+        Mistake("没有 W₀", lambda w, A, B, a, m: dora_weight(0 * w, A, B, a, m), "V = W₀ + 更新：W₀ 不要丢"),
+    ),
+)  # fmt: skip
