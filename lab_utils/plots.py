@@ -319,7 +319,7 @@ def _side(value: float) -> str:
 def rise_and_fall(upper, lower, log, reward: str, quality: Mapping[str, str], names: tuple[str, str]) -> None:
     """Two charts over the same steps: on `upper` the reward trained on, on `lower` what it should have meant.
 
-    log: DataFrame with `step`, `reward` and the columns of `quality` (column → its name, shares 0 to 1).
+    log: DataFrame with `step`, the column `reward` names and those of `quality` (column → its name, shares 0 to 1).
     names: labels of the two y axes.
     """
     upper.plot(log["step"], log[reward], color=BRIGHT, linewidth=2)

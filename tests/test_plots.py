@@ -133,3 +133,30 @@ def test_importing_plots_loads_no_matplotlib():
     program = "import sys; from lab_utils import plots, widgets; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_layers_of_a_reward_add_up_behind_the_bar(ax):
+    plots.reward_layers(ax, ["甲", "乙"], {"a": [2.0, 0.0], "b": [0.5, 0.125]})
+    assert words(ax) == ["2.5", "0.125"]
+    ends = [bar.get_x() + bar.get_width() for bar in ax.containers[1]]
+    assert ends == [2.5, 0.125]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_a_group_without_difference_has_no_side(ax):
+    bottom = Figure(layout="none").subplots()
+    plots.group_bars(ax, bottom, {"甲": [1, 0], "乙": [1, 1]}, {"甲": [0.7, -0.7], "乙": [0.0, 0.0]})
+    colours = [bar.get_facecolor() for container in ax.containers for bar in container]
+    assert len(set(colours)) == 3 and colours[2] == colours[3]
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.5, 0.5], [1.0, 1.0]]
+    assert [bar.get_height() for container in bottom.containers for bar in container] == [0.7, -0.7, 0, 0]
+
+
+def test_what_rises_and_what_falls_share_their_steps(ax):
+    import pandas as pd
+
+    lower = Figure(layout="none").subplots()
+    log = pd.DataFrame({"step": [1, 2], "count": [3.0, 9.0], "form": [1.0, 0.2]})
+    plots.rise_and_fall(ax, lower, log, "count", {"form": "形式"}, ("字数", "比例"))
+    assert ax.lines[0].get_ydata().tolist() == [3.0, 9.0]
+    assert lower.lines[0].get_ydata().tolist() == [1.0, 0.2] and lower.lines[0].get_label() == "形式"
