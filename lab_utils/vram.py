@@ -24,10 +24,10 @@ From `last layer` to `first layer` each layer takes as much away and adds as muc
 is at one of the two ends. With gradient checkpointing (Chen et al. 2016, arXiv:1604.06174) only each
 layer's input is kept, and one layer at a time is computed again.
 
-Assumed: gradients set to None after each step of the optimizer; sequences without padding, so that attention needs no mask;
-the loss of transformers, and a loop that doesn't hold on to the logits; AdamW in its fused form, the default
-of transformers, which makes no copies; no dropout. What the allocator keeps for itself and the context
-of CUDA, about half a GiB, come on top.
+Assumed: gradients set to None after each step of the optimizer; sequences without padding, so that
+attention needs no mask; the loss of transformers, and a loop that doesn't hold on to the logits; AdamW in its
+fused form, the default of transformers, which makes no copies; no dropout. What the allocator keeps for
+itself and the context of CUDA, about half a GiB, come on top.
 """
 
 import gc
@@ -42,7 +42,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab_utils import params
+from lab_utils import models, params
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,8 @@ MOMENTS = {
 _MEASURED = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
 """Families whose steps are compared with a measurement. The dense ones keep, to the byte, what
 `layer_activations` says."""
+_NOT_TEXT = ("vision", "audio")
+"""Components beside the decoder."""
 _HEAD_NORM = ("qwen3", "qwen3_moe")
 """Families with a norm on each head's query and key."""
 
@@ -587,7 +589,7 @@ def _gradients_by_moment(job: _Job) -> dict[str, tuple[int, int]]:
     every = _gradients(job)
     head = down = layer = 0
     if job.method == "full":
-        outside = sum(m.components.get(part, 0) for part in ("embedding", "lm_head", "vision", "audio"))
+        outside = sum(m.components.get(part, 0) for part in ("embedding", "lm_head", *_NOT_TEXT))
         layer = c * (job.trained - outside) // m.layers
         down = c * m.hidden * (m.inner * max(m.experts, 1) + m.shared)
         head = c * m.components["embedding" if m.tied else "lm_head"]
@@ -649,8 +651,8 @@ def _notes(job: _Job) -> Iterator[str]:
     if job.on_experts:
         yield "LoRA 也加在专家上：peft 每次前向都把 W + BA 算成完整的权重，这很占内存。"
     if m.family not in _MEASURED:
-        yield f"模型类型 {m.family} 的激活值按 Llama 式的层估算，没有与实测核对过，可能偏少。"
-    if {"vision", "audio"} & set(m.components):
+        yield f"模型类型 {m.family} 的激活值按 Llama 式的层估算，没有与实测核对过：GPT-2 那样的旧结构实际要多得多。"
+    if set(_NOT_TEXT) & set(m.components):
         yield "只算文字：图像或声音部分的权重已计入，它们的激活值没有。"
     if job.paged_bytes:
         yield f"分页的优化器状态 {format_bytes(job.paged_bytes)} 可以移到内存里，没有算进合计。"
@@ -664,6 +666,7 @@ def _layer_activations(job: _Job) -> dict[str, int]:
     m, tokens = job.model, job.tokens
     norm = 4 * tokens * (m.hidden + 1)
     normalized = job.c * tokens * m.hidden if job.method == "full" else 0
+    adapted = [layer for layer in job.targets if layer.component not in _NOT_TEXT]
     return {
         "norm 1: x and 1/rms": norm,
         "norm 1: normalized x": normalized,
@@ -672,7 +675,7 @@ def _layer_activations(job: _Job) -> dict[str, int]:
         "norm 2: x and 1/rms": norm,
         "norm 2: normalized x": normalized,
         **_ffn_activations(job),
-        "LoRA: A·x": job.adapter_bytes * tokens * job.setting.r * len(job.targets) // m.layers,
+        "LoRA: A·x": job.adapter_bytes * tokens * job.setting.r * len(adapted) // m.layers,
     }
 
 
@@ -829,7 +832,7 @@ def _prefill_temporaries(job: _Job) -> int:
 
 def _widest(job: _Job) -> int:
     """Weights of the largest linear layer of the decoder."""
-    decoder = [layer for layer in job.model.linears if layer.component not in ("vision", "audio")]
+    decoder = [layer for layer in job.model.linears if layer.component not in _NOT_TEXT]
     return max(layer.d_in * layer.d_out for layer in decoder)
 
 
@@ -1058,6 +1061,7 @@ def _load(folder: str | Path, method: str, setting: Setting, device: str = "cpu"
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    models.quiet()
     dtype = getattr(torch, setting.dtype)
     four_bit = BitsAndBytesConfig(
         load_in_4bit=True,
