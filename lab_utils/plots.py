@@ -285,7 +285,7 @@ def reward_layers(ax, answers: Sequence[str], scores: Mapping[str, Sequence[floa
     ax.set(xlabel="奖励之和", yticks=range(len(answers)), yticklabels=answers, xlim=(0, 1.1 * max(begins)))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.legend(frameon=False, fontsize=9, loc="lower right")
+    ax.legend(frameon=False, fontsize=9, loc="upper right")
 
 
 def group_bars(
@@ -327,5 +327,6 @@ def rise_and_fall(upper, lower, log, reward: str, quality: Mapping[str, str], na
     for (column, name), style in zip(quality.items(), ("-", "--", ":"), strict=False):
         lower.plot(log["step"], log[column], style, color=DARK, linewidth=2, label=name)
     lower.set(xlabel="优化步数 (step)", ylabel=names[1], ylim=(-0.03, 1.03))
+    lower.xaxis.get_major_locator().set_params(integer=True)
     lower.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     lower.legend(frameon=False, fontsize=9)

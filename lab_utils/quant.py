@@ -19,7 +19,7 @@ NORMAL_OFFSET = 0.9677083
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _TINY = 1e-38
 """Least scale that is divided by; bitsandbytes' guard for blocks of zeros."""
-_CHUNK = 2**22
+_CHUNK = 2**19
 """Weights worked on at a time: intermediate results stay small whatever the size of the tensor."""
 _GRID = 2**16
 """Points to which bitsandbytes' 8-bit CPU kernel rounds before it looks up the nearest level."""
@@ -199,13 +199,14 @@ def dequantize_nf4(quantized: QuantizedNF4) -> Tensor:
     levels = _nf4_levels().to(quantized.codes.device)
     byte = torch.arange(256, device=levels.device)
     pairs = torch.stack([levels[byte >> 4], levels[byte & 15]], dim=1)  # what each byte stands for
+    words = pairs.view(torch.int64).view(-1)  # both float32 as one word: a copy of 8 bytes for two weights
     n, size = prod(quantized.shape), quantized.block_size
     out = torch.empty(n, dtype=quantized.dtype, device=levels.device)
     chunk = max(_CHUNK, size)
     for start in range(0, n, chunk):
         part = out[start : start + chunk]
         codes = quantized.codes[start // 2 : -(-(start + part.numel()) // 2)]
-        values = pairs.index_select(0, codes.int()).view(-1)[: part.numel()]
+        values = words.index_select(0, codes.int()).view(torch.float32)[: part.numel()]
         whole = part.numel() // size * size
         scales = quantized.absmax[start // size :]
         blocks = values[:whole].view(-1, size)
