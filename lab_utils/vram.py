@@ -83,6 +83,8 @@ MOMENTS = {
 _MEASURED = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
 """Families whose steps are compared with a measurement. The dense ones keep, to the byte, what
 `layer_activations` says."""
+_COUNTED: dict = {}
+"""What `_counted` has found."""
 _NOT_TEXT = ("vision", "audio")
 """Components beside the decoder."""
 _HEAD_NORM = ("qwen3", "qwen3_moe")
@@ -406,8 +408,9 @@ def _job(source, method: str, setting: dict) -> _Job:
     if setting.quantization and method != "inference":
         raise ValueError(f"quantization 只用于推理 (inference)，方法是 {method!r}。量化后训练请用 'qlora'。")
     config = params.load_config(source)
-    linears = params.linears(config)
-    model = _model(config, linears, Path(source).name if isinstance(source, (str, Path)) else None)
+    counted, linears = _counted(config)
+    title = Path(source).name if isinstance(source, (str, Path)) else counted.name
+    model = _model(config, title, counted.by_component, linears)
     if method not in ("lora", "qlora"):
         return _Job(model, method, setting, [], sum(model.components.values()) if method == "full" else 0)
     trained = params.lora_count(config, setting.r, setting.targets)
@@ -422,19 +425,28 @@ def _targeted(layer: params.LinearShape, targets: Sequence[str] | str) -> bool:
     return any(layer.name == target or layer.name.endswith(f".{target}") for target in targets)
 
 
-def _model(config: "PretrainedConfig", linears: list[params.LinearShape], title: str | None) -> _Model:
+def _counted(config: "PretrainedConfig") -> tuple[params.ParamCount, list[params.LinearShape]]:
+    """Parameters and linear layers of `config`, looked up once: a slider asks for the same model often."""
+    key = (config.name_or_path, config.to_json_string(use_diff=False))
+    if key not in _COUNTED:
+        _COUNTED[key] = params.count(config), params.linears(config)
+    return _COUNTED[key]
+
+
+def _model(
+    config: "PretrainedConfig", title: str, components: dict[str, int], linears: list[params.LinearShape]
+) -> _Model:
     """The sizes in `config`. Raises ValueError when it doesn't describe a Transformer decoder."""
     text = config.get_text_config()
-    counted = params.count(config)
     linears = [layer for layer in linears if layer.component != "lm_head"]
     inner, gated = _feed_forward(text, linears)
     sizes = {"inner": inner, "gated": gated} | _attention_sizes(text)
-    if "experts" in counted.by_component:
+    if "experts" in components:
         sizes |= _experts_sizes(text)
     return _Model(
-        title=title or counted.name,
+        title=title,
         family=text.model_type,
-        components=counted.by_component,
+        components=components,
         linears=linears,
         layers=_size(text, "num_hidden_layers"),
         hidden=_size(text, "hidden_size"),
