@@ -1,0 +1,121 @@
+"""What stands around TRL's trainers when a policy learns from preferences: the policy they all start
+from, the log-probability that any policy gives to an answer, a run's history as a table.
+
+Rows are preference pairs as in `lab_utils.data.preference`.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from lab_utils.align import sequence_logps
+from lab_utils.data.chat import IGNORE
+from lab_utils.data.formats import encode
+
+
+def save_policy(folder: str | Path, name: str, adapter: str | Path) -> Path:
+    """Merge `adapter` into the model `name` and save it, with its tokenizer, as a model folder.
+
+    Trainers that start from this folder start from the very same weights. A folder that is there is
+    replaced, once the new one is complete. Raises what `models.load` raises.
+    """
+    from lab_utils import models
+
+    folder = Path(folder)
+    model, tokenizer = models.load(name, adapter=adapter)
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        model.merge_and_unload().save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def collate(tokenizer, conversations: Sequence[list[dict]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(input_ids, labels)`, both (batch, seq) int64, padded on the right; only answers have labels.
+
+    Raises ValueError for no conversation, or one without an answer.
+    """
+    if not conversations:
+        raise ValueError("没有对话：至少给出一段 (conversations)")
+    encoded = [encode(tokenizer, messages) for messages in conversations]
+    for number, (_, labels) in enumerate(encoded):
+        if all(label == IGNORE for label in labels):
+            raise ValueError(f"第 {number} 段对话里没有 assistant 的回答，没有可以计算的词元")
+    width = max(len(ids) for ids, _ in encoded)
+    input_ids = torch.full((len(encoded), width), tokenizer.pad_token_id)
+    labels = torch.full((len(encoded), width), IGNORE)
+    for row, (ids, marks) in enumerate(encoded):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        labels[row, : len(marks)] = torch.tensor(marks)
+    return input_ids, labels
+
+
+def answer_logps(
+    model, tokenizer, conversations: Sequence[list[dict]], batch_size: int = 40, adapter: bool = True
+) -> torch.Tensor:
+    """Summed log-probability of the answer of each conversation, (rows,) float32 on the CPU, in nats.
+
+    `adapter` False: with the model's LoRA adapter switched off, as TRL reads the reference off a
+    policy under training. No gradient; the model's mode (train or eval) is kept.
+    """
+    sums, was_training = [], model.training
+    model.eval()
+    with torch.no_grad(), nullcontext() if adapter else model.disable_adapter():
+        for start in range(0, len(conversations), batch_size):
+            ids, labels = collate(tokenizer, conversations[start : start + batch_size])
+            mask = torch.arange(ids.shape[1]) < _lengths(labels)
+            answer_from = int((labels != IGNORE).any(0).nonzero()[0])
+            kept = ids.shape[1] - answer_from + 1  # no logits where no answer stands
+            out = model(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.long().to(model.device),
+                logits_to_keep=kept,
+            )
+            sums.append(sequence_logps(out.logits.float().cpu(), labels[:, -kept:]))
+    model.train(was_training)
+    return torch.cat(sums)
+
+
+def pair_logps(model, tokenizer, rows: Sequence[dict], **how) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the chosen and of the rejected answers, each (rows,); `how`: of `answer_logps`."""
+    chosen = answer_logps(model, tokenizer, [row["prompt"] + row["chosen"] for row in rows], **how)
+    return chosen, answer_logps(model, tokenizer, [row["prompt"] + row["rejected"] for row in rows], **how)
+
+
+def kl_on_samples(policy, reference, tokenizer, questions: Sequence[dict], texts: Sequence[str]) -> float:
+    """KL(policy || reference) per answer in nats, from `texts` that `policy` sampled at temperature 1.
+
+    The mean of log policy - log reference (the estimate k1 of a whole answer): unbiased, so a small
+    KL may come out below 0. questions: rows with `messages`, in the order of `texts`.
+    """
+    said = [
+        row["messages"] + [{"role": "assistant", "content": text}]
+        for row, text in zip(questions, texts, strict=True)
+    ]
+    difference = answer_logps(policy, tokenizer, said) - answer_logps(reference, tokenizer, said)
+    return difference.mean().item()
+
+
+def history(trainer):
+    """A trainer's log as a DataFrame: `step`, and each measure under the name TRL logs it by.
+
+    Rows of evaluations and the closing summary are left out.
+    """
+    import pandas as pd
+
+    rows = [row for row in trainer.state.log_history if "learning_rate" in row or "lr" in row]
+    return pd.DataFrame([{name: float(value) for name, value in row.items()} for row in rows])
+
+
+def _lengths(labels: torch.Tensor) -> torch.Tensor:
+    """Length of each conversation, (batch, 1): an answer stands at its end. labels: (batch, seq)."""
+    places = torch.arange(1, labels.shape[1] + 1) * (labels != IGNORE)
+    return places.amax(1, keepdim=True)
