@@ -96,7 +96,7 @@ print(f"下界与实测最多相差 {max(abs(a - b) for a, b in zip(bound, by_sv
 # %% [markdown]
 # 橙点应当全部落在蓝线上，任何别的办法都只能在蓝线之上。
 
-# %%
+# %% tags=["volatile"]
 ax = plots.axes("SVD 的误差正好等于下界，取列的办法更差", "秩 k", "相对误差")
 ax.loglog(ranks, bound, color=plots.DARK, linewidth=2, label="下界（由奇异值算出）")
 ax.loglog(ranks, by_svd, "o", color=plots.BRIGHT, label="SVD 实测")

@@ -270,7 +270,7 @@ except ValueError as error:
 #
 # **先猜一猜**：优势为正时，$\rho$ 超过 $1+\varepsilon$ 之后目标还会变大吗？优势为负、$\rho$ 又很大时呢？
 
-# %%
+# %% tags=["volatile"]
 ratio = torch.linspace(0.4, 1.8, 141)
 plots.use_course_style()
 _, panels = plt.subplots(1, 2, figsize=(8.4, 3.2), sharex=True)
@@ -597,7 +597,7 @@ swift_log[["step", "loss", "grad_norm", "frac_reward_zero_std", "reward", "theme
 #
 # GSM8K 的答案写在 `####` 之后，先取出来；数据要用 `messages`，标准答案放在 `answer` 列。
 
-# %%
+# %% tags=["volatile"]
 SYSTEM = "先推理，再作答，格式是：\n<reasoning>\n推理\n</reasoning>\n<answer>\n一个数\n</answer>"
 
 def gsm8k_row(question: str, answer: str) -> dict:

@@ -282,6 +282,12 @@ def _unexplained(cells: list[Cell], lab: course.Lab) -> Findings:
             yield number, f"前面 {CODE_WITHOUT_PROSE} 格里没有说明 (markdown)"
 
 
+def _semicolon(cells: list[Cell], lab: course.Lab) -> Findings:
+    for number, cell in _code(cells):
+        if cell.source.rstrip().endswith(";") and "volatile" not in cell.tags:
+            yield number, "末尾的分号 (;) 在 nbval 里不起作用，输出会对不上；写成 _ = …，或标成 volatile"
+
+
 def _around(text: str, match: re.Match) -> str:
     """The match with a little of its own line on both sides."""
     begin = max(text.rfind("\n", 0, match.start()) + 1, match.start() - 15)
@@ -326,4 +332,5 @@ RULES = {
     "disabled": _disabled,
     "todo": _todo,
     "unexplained": _unexplained,
+    "semicolon": _semicolon,
 }

@@ -60,6 +60,7 @@ BROKEN = [
     ("disabled", CODE, "while 0:\n    print(1)"),
     ("todo", PROSE, "# TODO 写说明\n"),
     ("todo", CODE, "x = 1  # FIXME"),
+    ("semicolon", CODE, "x = [1]\nx.pop();"),
     ("unexplained", CODE, "x = 1\n\n# %%\nx = 2\n\n# %%\nx = 3\n\n# %%\nx = 4"),
 ]
 # Breaking these rules breaks another with them.
