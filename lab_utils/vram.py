@@ -945,11 +945,12 @@ def measure(step: Callable[[], object], device: str = "cpu") -> Peak:
 def live_bytes() -> int:
     """Bytes of all tensors on the CPU that Python can see, and of their gradients; shared storage once."""
     import torch
+    from torch._subclasses.fake_tensor import FakeTensor  # torch.compile's, which have no memory
 
     gc.collect()
     storages = {}
     for found in gc.get_objects():
-        if issubclass(type(found), torch.Tensor):
+        if issubclass(type(found), torch.Tensor) and not issubclass(type(found), FakeTensor):
             for tensor in (found, found.grad if found.is_leaf else None):
                 if tensor is not None and tensor.device.type == "cpu" and tensor.layout == torch.strided:
                     storage = tensor.untyped_storage()

@@ -63,7 +63,7 @@ def train(tokenizer, folder, callbacks):
 
 
 @pytest.fixture(scope="module")
-def watched(tokenizer, tmp_path_factory):
+def watched(tokenizer, tmp_path_factory, plain_trainer):
     """A trained trainer and the samples that were kept."""
     samples = grpo.Samples(tokenizer, verse_exam.questions("eval", 3, FORMS), every=2, max_new_tokens=8)
     return train(tokenizer, tmp_path_factory.mktemp("watched"), [samples]), samples

@@ -425,7 +425,7 @@ def tiny():
     return Qwen3ForCausalLM(config), tokenizer
 
 
-def test_trl_calls_every_reward_and_logs_it_by_name(tmp_path, tiny):
+def test_trl_calls_every_reward_and_logs_it_by_name(tmp_path, tiny, plain_trainer):
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 

@@ -146,7 +146,7 @@ def test_layer_activations_are_what_autograd_keeps(tiny, family, method, setting
     assert kept["" if method == "full" else "base_model"] == pytest.approx(loss, abs=2000)
 
 
-def test_trainer_of_transformers_peaks_at_the_same_height(tmp_path):
+def test_trainer_of_transformers_peaks_at_the_same_height(tmp_path, plain_trainer):
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
