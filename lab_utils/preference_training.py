@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from lab_utils import finetune
 from lab_utils.align import sequence_logps
 from lab_utils.data.chat import IGNORE
 from lab_utils.data.formats import encode
@@ -49,13 +50,8 @@ def collate(tokenizer, conversations: Sequence[list[dict]]) -> tuple[torch.Tenso
     for number, (_, labels) in enumerate(encoded):
         if all(label == IGNORE for label in labels):
             raise ValueError(f"第 {number} 段对话里没有 assistant 的回答，没有可以计算的词元")
-    width = max(len(ids) for ids, _ in encoded)
-    input_ids = torch.full((len(encoded), width), tokenizer.pad_token_id)
-    labels = torch.full((len(encoded), width), IGNORE)
-    for row, (ids, marks) in enumerate(encoded):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        labels[row, : len(marks)] = torch.tensor(marks)
-    return input_ids, labels
+    batch = finetune.collate(encoded, tokenizer.pad_token_id)
+    return batch["input_ids"], batch["labels"]
 
 
 def answer_logps(

@@ -1,30 +1,14 @@
 """One exam for every policy that writes verse: sample poems, mark each, compare policies item by item."""
 
-from lab_utils.data.verse_sft import instruction
+from lab_utils.data.verse_sft import questions
 from lab_utils.evaluate import Interval, bootstrap, paired_difference
 from lab_utils.generation import chat_prompt, complete
 from lab_utils.rewards import verse_form, verse_repetition, verse_rhyme, verse_theme, verse_tone
-from lab_utils.verse import FORMS, themes
+
+__all__ = ["MARKS", "change", "questions", "rates", "sit"]
 
 MARKS = ("form", "rhyme", "theme", "tone", "good")
 """What a poem is marked for; see `sit`."""
-
-
-def questions(split: str, count: int, forms: tuple[str, ...] = tuple(FORMS)) -> list[dict]:
-    """`count` instructions on themes of `split`, the forms in turn: rows of messages, form, theme.
-
-    Themes repeat, with another form, only when the split has fewer than `count`.
-    Raises ValueError for a count that isn't positive, or beyond themes times forms.
-    """
-    names = themes(split)
-    if not 0 < count <= len(names) * len(forms):
-        raise ValueError(f"题数 (count) 应在 1 到 {len(names) * len(forms)} 之间，却是 {count}")
-    rows = []
-    for i in range(count):
-        form, theme = forms[(i + i // len(names)) % len(forms)], names[i % len(names)]
-        content = instruction(form, theme, i // len(forms))
-        rows.append({"messages": [{"role": "user", "content": content}], "form": form, "theme": theme})
-    return rows
 
 
 def sit(

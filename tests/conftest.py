@@ -14,3 +14,29 @@ def plain_trainer():
         patch.setattr(trainer, "DEFAULT_PROGRESS_CALLBACK", trainer_callback.ProgressCallback)
         patch.setattr(trainer, "PrinterCallback", trainer_callback.PrinterCallback)
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3():
+    """Makes a random two-layer Qwen3, always the same, for the tokenizer it is given."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    def make(tokenizer):
+        torch.manual_seed(0)
+        end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+        config = Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            bos_token_id=None,
+            eos_token_id=end,
+            pad_token_id=pad,
+        )
+        return Qwen3ForCausalLM(config)
+
+    return make

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from lab_utils import grpo, models, rewards, verse_exam
@@ -15,27 +15,8 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(models.path(models.SHIPPED))
 
 
-def tiny(tokenizer):
-    """A random two-layer model with the shipped tokenizer."""
-    torch.manual_seed(0)
-    end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        bos_token_id=None,
-        eos_token_id=end,
-        pad_token_id=pad,
-    )
-    return Qwen3ForCausalLM(config)
-
-
-def train(tokenizer, folder, callbacks):
-    """Two steps of GRPO by TRL; the trainer."""
+def train(model, tokenizer, folder, callbacks):
+    """Two steps of GRPO by TRL on `model`; the trainer."""
     settings = GRPOConfig(
         output_dir=str(folder),
         per_device_train_batch_size=4,
@@ -51,7 +32,7 @@ def train(tokenizer, folder, callbacks):
         seed=0,
     )
     trainer = GRPOTrainer(
-        tiny(tokenizer),
+        model,
         [rewards.theme_word_count, rewards.verse_form],
         settings,
         train_dataset=grpo.dataset(verse_exam.questions("reward", 8, FORMS)),
@@ -63,10 +44,10 @@ def train(tokenizer, folder, callbacks):
 
 
 @pytest.fixture(scope="module")
-def watched(tokenizer, tmp_path_factory, plain_trainer):
+def watched(tokenizer, tiny_qwen3, tmp_path_factory, plain_trainer):
     """A trained trainer and the samples that were kept."""
     samples = grpo.Samples(tokenizer, verse_exam.questions("eval", 3, FORMS), every=2, max_new_tokens=8)
-    return train(tokenizer, tmp_path_factory.mktemp("watched"), [samples]), samples
+    return train(tiny_qwen3(tokenizer), tokenizer, tmp_path_factory.mktemp("watched"), [samples]), samples
 
 
 def test_the_log_has_a_row_a_step_and_a_column_a_reward(watched):
@@ -93,8 +74,10 @@ def test_poems_are_kept_before_the_first_step_and_after_every_second(watched):
     assert all(len(table) == 3 for table in samples.tables.values())
 
 
-def test_watching_changes_neither_the_training_nor_its_random_numbers(watched, tokenizer, tmp_path):
-    alone = train(tokenizer, tmp_path, [])
+def test_watching_changes_neither_the_training_nor_its_random_numbers(
+    watched, tokenizer, tiny_qwen3, tmp_path
+):
+    alone = train(tiny_qwen3(tokenizer), tokenizer, tmp_path, [])
     assert alone.model.training == watched[0].model.training
     for one, other in zip(alone.model.parameters(), watched[0].model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -402,27 +402,12 @@ def test_a_megabyte_takes_no_longer_than_its_length(text):
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny(tiny_qwen3):
     """A random two-layer model with the shipped tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    torch.manual_seed(0)
-    end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        bos_token_id=None,
-        eos_token_id=end,
-        pad_token_id=pad,
-    )
-    return Qwen3ForCausalLM(config), tokenizer
+    return tiny_qwen3(tokenizer), tokenizer
 
 
 def test_trl_calls_every_reward_and_logs_it_by_name(tmp_path, tiny, plain_trainer):

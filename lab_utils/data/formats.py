@@ -6,7 +6,8 @@ ms-swift drops a bad or over-long row and goes on.
 """
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,23 @@ def read_jsonl(path: str | Path) -> list[dict]:
     if problems:
         raise DataError(path, problems)
     return [row for _, row in rows]
+
+
+def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
+    """Write rows as UTF-8 JSON Lines; the file is complete or isn't touched. Returns its path.
+
+    Raises TypeError for a row that JSON can't hold, ValueError for NaN or infinity in it.
+    """
+    path = Path(path)
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def validate_messages(

@@ -6,9 +6,7 @@ One line is TRL's conversational format, other columns after it:
 pair without a word.
 """
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,23 +133,6 @@ def to_swift(rows: Sequence[dict]) -> list[dict]:
         messages = [dict(message) for message in [*row["prompt"], *row["chosen"]]]
         made.append({"messages": messages, "rejected_response": row["rejected"][0]["content"], **others})
     return made
-
-
-def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
-    """Write rows as UTF-8 JSON Lines; the file is complete or isn't touched. Returns its path.
-
-    Raises TypeError for a row that JSON can't hold, ValueError for NaN or infinity in it.
-    """
-    path = Path(path)
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 def _numbered(source: str | Path | Sequence[dict]) -> tuple[Path, list[tuple[int, dict]]]:

@@ -7,13 +7,13 @@ these, and the row says in which. `python -m lab_utils.data.verse_preference` re
 `datasets/verse_preference`.
 """
 
-import json
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab_utils.data.card import update_card
+from lab_utils.data.formats import write_jsonl
 from lab_utils.data.verse_sft import instruction
 from lab_utils.generation import Completion, chat_prompt, complete
 from lab_utils.verse import FORMS, check, themes
@@ -108,10 +108,8 @@ def build(folder: Path, seed: int = 0) -> None:
         print(f"{split}: {len(rows)} pairs of {len(asked)} prompts, by fault {dict(counts)}", flush=True)
     if sum(map(len, made.values())) < 300:
         raise RuntimeError("fewer than 300 pairs came out of the policy's samples")
-    folder.mkdir(parents=True, exist_ok=True)
     for split, rows in made.items():
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        write_jsonl(folder / f"{split}.jsonl", rows)
     update_card(folder)
 
 

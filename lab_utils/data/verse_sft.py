@@ -6,11 +6,11 @@ theme and repeats nothing, and the kept poem becomes the answer to an instructio
 `python -m lab_utils.data.verse_sft` re-makes `datasets/verse_sft`.
 """
 
-import json
 import random
 from pathlib import Path
 
 from lab_utils.data.card import update_card
+from lab_utils.data.formats import write_jsonl
 from lab_utils.generation import complete
 from lab_utils.verse import FORMS, check, themes
 
@@ -27,6 +27,23 @@ def instruction(form: str, theme: str, variant: int = 0) -> str:
     return INSTRUCTIONS[variant % len(INSTRUCTIONS)].format(form=form, theme=theme)
 
 
+def questions(split: str, count: int, forms: tuple[str, ...] = tuple(FORMS)) -> list[dict]:
+    """`count` instructions on themes of `split`, the forms in turn: rows of messages, form, theme.
+
+    Themes repeat, with another form, only when the split has fewer than `count`.
+    Raises ValueError for a count that isn't positive, or beyond themes times forms.
+    """
+    names = themes(split)
+    if not 0 < count <= len(names) * len(forms):
+        raise ValueError(f"题数 (count) 应在 1 到 {len(names) * len(forms)} 之间，却是 {count}")
+    rows = []
+    for i in range(count):
+        form, theme = forms[(i + i // len(names)) % len(forms)], names[i % len(names)]
+        content = instruction(form, theme, i // len(forms))
+        rows.append({"messages": [{"role": "user", "content": content}], "form": form, "theme": theme})
+    return rows
+
+
 def eval_prompts(per_form: int) -> list[dict]:
     """Instructions on held-out themes, `per_form` of each form, no theme twice.
 
@@ -35,12 +52,7 @@ def eval_prompts(per_form: int) -> list[dict]:
     unseen = themes("eval")
     if per_form * len(FORMS) > len(unseen):
         raise ValueError(f"留出的题目 (theme) 只有 {len(unseen)} 个，不够每种诗体 {per_form} 首")
-    rows = []
-    for i, theme in enumerate(unseen[: per_form * len(FORMS)]):
-        form = list(FORMS)[i % len(FORMS)]
-        message = {"role": "user", "content": instruction(form, theme, i // len(FORMS))}
-        rows.append({"messages": [message], "form": form, "theme": theme})
-    return rows
+    return questions("eval", per_form * len(FORMS))
 
 
 def rejection_sample(model, tokenizer, pairs: list[tuple[str, str]], rounds: int = 12, seed: int = 0) -> dict:
@@ -86,9 +98,7 @@ def build(folder: Path, per_form: int = 640, seed: int = 0) -> None:
         if count < 500:
             raise RuntimeError(f"only {count} {form} passed the verifier; 500 are needed")
     rng.shuffle(rows)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "train.jsonl").write_text(text, encoding="utf-8")
+    write_jsonl(folder / "train.jsonl", rows)
     update_card(folder)
 
 

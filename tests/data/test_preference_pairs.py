@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import lab_utils
-from lab_utils.data.formats import DataError, encode, read_jsonl
-from lab_utils.data.preference import leaks, read_pairs, to_swift, validate_pairs, write_jsonl
+from lab_utils.data.formats import DataError, encode, read_jsonl, write_jsonl
+from lab_utils.data.preference import leaks, read_pairs, to_swift, validate_pairs
 from lab_utils.verse import check
 
 BETTER = "霜落千山静，灯残一梦长。\n西风何处客，明月满胡床。"
