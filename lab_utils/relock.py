@@ -59,7 +59,7 @@ def resolve() -> str:
         shutil.copy(LOCK, draft)
     command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--output-file", str(draft)]
     command += ["--universal", "--python-version=3.11", "--no-header", "--no-annotate", "--quiet"]
-    command += [f"--extra={name}" for name in ("train", "lab", "author", "pretrain", "dev")]
+    command += [f"--extra={name}" for name in ("train", "serve", "lab", "author", "grade", "pretrain", "dev")]
     command += [f"--group={name}" for name in ("pins", "torch-needs")]
     try:
         subprocess.run(command, cwd=ROOT, check=True)
