@@ -4,6 +4,7 @@ from nbformat import NotebookNode
 
 from lab_utils import course
 from lab_utils.authoring import master
+from lab_utils.authoring.dependencies import touched_by_exercises
 from lab_utils.authoring.master import Problem
 from lab_utils.authoring.run import CellFailed, Say, execute
 
@@ -11,10 +12,11 @@ UNFINISHED = ("NotYet", "NotImplementedError")
 
 
 def inverted(lab: course.Lab, say: Say = lambda text: None) -> list[Problem]:
-    """Execute the student notebook as it is handed out, every cell whatever came before.
+    """Execute the student notebook as it is handed out: the exercises, the checks and what hangs on them.
 
     A problem is a check cell that passes or that fails for another reason than an unwritten
-    exercise, and any other cell that raises. Optional cells are skipped. The file is not changed.
+    exercise, and any other cell that raises. Cells that no exercise reaches behave as in the solution
+    notebook and are left out, as optional ones are. The file is not changed.
     """
     path = master.student_path(lab)
     name = f"labs/{path.name}"
@@ -22,12 +24,22 @@ def inverted(lab: course.Lab, say: Say = lambda text: None) -> list[Problem]:
         return [Problem(name, "missing", 0, "没有学生版；先运行 labs build")]
     try:
         nb = master.load(path)
+        leave_out_the_rest(nb)
         execute(nb, allow_errors=True, say=say)
-    except master.MasterError as error:
+    except (master.MasterError, SyntaxError) as error:
         return [Problem(name, "unreadable", 0, str(error))]
     except CellFailed as error:
         return [Problem(name, "kernel", 0, str(error))]
     return judge(name, nb)
+
+
+def leave_out_the_rest(nb: NotebookNode) -> None:
+    """Tag, in memory, the code cells that no exercise reaches: what is tagged optional isn't executed."""
+    cells = master.cells_of(nb)
+    reached = touched_by_exercises(cells)
+    for index, (cell, node) in enumerate(zip(cells, nb.cells, strict=True)):
+        if cell.kind == "code" and index not in reached:
+            node.metadata["tags"] = [*node.metadata.get("tags", []), "optional"]
 
 
 def judge(name: str, nb: NotebookNode) -> list[Problem]:

@@ -55,7 +55,7 @@ def test_a_cell_meant_to_raise_may(lab, edit):
 
 
 def test_dead_kernel_is_a_problem(lab, edit):
-    edit("print(time.time())", "import os\nos._exit(3)")
+    edit("print(time.time())", "import os\nos._exit(3 if double else 0)")
     nb = master.notebook(lab, master.read(lab), student=True)
     master.write_atomic(master.student_path(lab), master.dumps(nb))
     (problem,) = inverted(lab)
@@ -64,3 +64,10 @@ def test_dead_kernel_is_a_problem(lab, edit):
 
 def test_missing_student_notebook_is_a_problem(lab):
     assert [problem.code for problem in inverted(lab)] == ["missing"]
+
+
+def test_a_cell_that_no_exercise_reaches_is_left_to_the_solution_run(lab, edit):
+    edit("print(time.time())", "raise ValueError")
+    nb = master.notebook(lab, master.read(lab), student=True)
+    master.write_atomic(master.student_path(lab), master.dumps(nb))
+    assert inverted(lab) == []
