@@ -14,7 +14,6 @@ Limits: `min_length`, `max_length` (characters of a str, entries of a list, of m
 
 import csv
 import hashlib
-import json
 import math
 import os
 from collections import Counter
@@ -23,6 +22,8 @@ from pathlib import Path
 from statistics import median
 
 import yaml
+
+from lab_utils.data.formats import read_jsonl
 
 TYPES = ("str", "int", "float", "enum", "list[str]", "messages", "turns")
 LIMITS = ("min_length", "max_length", "minimum", "maximum", "values")
@@ -59,23 +60,6 @@ class Card:
             known = "、".join(sorted({str(name) for name, _ in pairs}))
             raise ValueError(f"{self.folder.name} 里没有划分 (split) {split!r}；现有：{known or '无'}")
         return rows
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a UTF-8 JSON Lines file. Raises ValueError that names file and line."""
-    rows = []
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name} 第 {number} 行不是合法的 JSON (invalid JSON)：{error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{path.name} 第 {number} 行应是一个对象 (JSON object)，却是 {type(row).__name__}"
-            )
-        rows.append(row)
-    return rows
 
 
 def read_csv(path: Path, schema: dict[str, dict]) -> list[dict]:

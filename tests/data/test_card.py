@@ -1,9 +1,8 @@
 import hashlib
-import json
 
 import pytest
 
-from lab_utils.data.card import read_card, read_csv, read_jsonl, row_faults, schema_faults, update_card
+from lab_utils.data.card import read_card, read_csv, row_faults, schema_faults, update_card
 
 HEAD = """---
 name: toy
@@ -89,7 +88,7 @@ def test_missing_card_and_bad_front_matter(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("{", "第 2 行不是合法的 JSON"), ("[1]", "第 2 行应是一个对象")]
+    ("line", "message"), [("{", "第 2 行：不是合法的 JSON"), ("[1]", "第 2 行：是 list，不是对象")]
 )
 def test_bad_line_is_named_and_card_untouched(folder, line, message):
     (folder / "train.jsonl").write_text('{"text": "春眠"}\n' + line + "\n", encoding="utf-8")
@@ -97,12 +96,6 @@ def test_bad_line_is_named_and_card_untouched(folder, line, message):
     with pytest.raises(ValueError, match=message):
         update_card(folder)
     assert (folder / "README.md").read_bytes() == before
-
-
-def test_read_jsonl_keeps_separators_inside_strings(tmp_path):
-    row = {"text": "行\u2028分"}
-    (tmp_path / "a.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read_jsonl(tmp_path / "a.jsonl") == [row]
 
 
 TABLES = """---
