@@ -1,4 +1,4 @@
-# `make lab` and `make test` set themselves up in .venv; run again, they start at once.
+# `make lab` and `make test` set themselves up in .venv and, for vLLM on a CPU, .venv-vllm; run again, they start at once.
 PORT ?= 8888
 # Another Python than the one found: make lab PYTHON=/path/to/python3.12
 ifndef PYTHON
@@ -16,7 +16,7 @@ help:
 	@echo "make lab    打开课程：JupyterLab 在 labs/ 上 (JupyterLab on labs/; PORT=8888)"
 	@echo "make test   运行 CI 的全部检查 (everything CI holds)"
 	@echo "make lock   重新生成版本锁和 environment.yml (the lock and environment.yml)"
-	@echo "make clean  删除 .venv 和 build/labs (remove .venv and the labs' runs)"
+	@echo "make clean  删除两个环境和 build/labs (remove both environments and the labs' runs)"
 
 setup:
 	@if [ -z "$(PYTHON)" ]; then \
@@ -52,4 +52,4 @@ lock:
 	@$(BIN)/python -m lab_utils.relock
 
 clean:
-	rm -rf .venv build/labs
+	rm -rf .venv .venv-vllm build/labs

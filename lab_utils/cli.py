@@ -1,5 +1,7 @@
 """The `labs` command. Every command imports what it needs itself, so that `labs --help` is quick."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from lab_utils import course
 
 if TYPE_CHECKING:
     from lab_utils.authoring.master import Problem
+    from lab_utils.serving import Server
 
 app = typer.Typer(
     help="微调课程 (fine-tuning course) 的命令行工具。",
@@ -167,6 +170,48 @@ def _run_inverted(labs: list[course.Lab]) -> None:
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="模型的名字或文件夹，如 xiaoshi-base")],
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="LoRA 适配器，可以写多次")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="端口；不写就找一个空闲的")] = None,
+) -> None:
+    """用 vLLM 部署一个模型 (serve)，直到按 Ctrl-C。"""
+    import signal
+
+    from lab_utils import serving
+
+    adapters = {}
+    for pair in adapter or ():
+        name, equals, folder = pair.partition("=")
+        if not (name and equals and folder):
+            _stop(f"--adapter 要写成 名字=文件夹，收到 {pair!r}")
+        adapters[name] = folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
+    try:
+        with serving.serve(model, adapters, port=port) as server:
+            _introduce(server)
+            code = server.wait()
+    except KeyboardInterrupt:
+        typer.echo("\n已停止 (stopped)")
+        return
+    except (OSError, ValueError, serving.ServerError, serving.VllmMissing) as error:
+        _stop(str(error))
+    _stop(f"服务自己结束了（退出码 {code}），原因见 {server.log}")
+
+
+def _introduce(server: "Server") -> None:
+    """Print how to reach a server."""
+    from lab_utils.serving.clients import curl, request_body
+
+    typer.echo(f"地址 (base_url)  {server.base_url}\n密钥 (api_key)   {server.api_key}")
+    typer.echo(f"模型 (models)    {'、'.join(server.names)}\n日志 (log)       {server.log}\n")
+    command = curl(server.base_url, request_body(server.names[-1], "写一首五言绝句。", 64))
+    typer.echo(f"export OPENAI_API_KEY={server.api_key}\n{command}\n\n按 Ctrl-C 停止 (stop)")
+
+
+@app.command()
 def translate(
     command: Annotated[str, typer.Argument(help='旧命令，写在引号里，如 "swift sft --sft_type lora …"')],
 ) -> None:
@@ -176,6 +221,109 @@ def translate(
     with _friendly():
         translation = translate_command(command)
     typer.echo(str(translation))
+
+
+@app.command()
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="作业文件夹：每个学生一个文件夹或一个 zip")],
+    out: Annotated[Path, typer.Option(help="成绩写到这个文件夹；中断后再运行同一条命令，从断点继续")],
+    lab: Annotated[
+        list[str] | None, typer.Option(help="只评这个实验，如 05；可以写几次；不写就评所有交了的实验")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="同时评几份")] = os.cpu_count() or 1,
+    scheduler: Annotated[str | None, typer.Option(help="用这个 Dask 集群 (scheduler address)")] = None,
+    seed: Annotated[int, typer.Option(help="隐藏用例的种子；同一门课用同一个，分数才可比")] = 0,
+    deadline: Annotated[
+        str | None,
+        typer.Option(help="截止时间，带时区，如 2026-12-01T23:59+08:00；与 --late、--submitted 一起用"),
+    ] = None,
+    late: Annotated[str | None, typer.Option(help="迟交怎样扣，如 10%/day；也可以是 /hour、/week")] = None,
+    submitted: Annotated[Path | None, typer.Option(help="谁什么时候交的：CSV，student,lab,submitted")] = None,
+    manual: Annotated[
+        Path | None, typer.Option(help="人工评的分：CSV，student,lab,question,points,max[,comment]")
+    ] = None,
+    unsandboxed: Annotated[
+        bool,
+        typer.Option(
+            "--unsandboxed", help="危险：不用沙箱，学生的代码以你的身份运行，能读写你的文件、能上网"
+        ),
+    ] = False,
+) -> None:
+    """评分 (grade)：在沙箱里运行学生的答案，写出 grades.csv、gradebook.db 和每个学生的结果。"""
+    from lab_utils.grading import batch, feedback, gradebook, policy, sandbox
+
+    with _friendly():
+        decided = policy.read(deadline, late, submitted, manual)
+    labs = tuple(_labs(lab)) if lab else None
+    problem = "" if unsandboxed else sandbox.available()
+    if problem:
+        _stop(problem)
+    if unsandboxed:
+        typer.secho("⚠️  没有沙箱：学生的代码以你的身份运行 (unsandboxed)", fg="yellow", err=True)
+    with _friendly():
+        hidden = (submissions.resolve(), out.resolve(), course.root())
+        planned = batch.plan(submissions, out, labs, batch.Settings(seed, not unsandboxed, hidden))
+    total = len(planned.rows) + len(planned.jobs)
+    typer.echo(f"{total} 份：{len(planned.jobs)} 份要运行，{planned.kept} 份沿用上次的结果")
+    try:
+        with typer.progressbar(length=total, label="评分 (grading)", file=sys.stderr) as bar:
+            rows = batch.run(planned, workers, scheduler, lambda row: bar.update(1), decided.apply)
+        feedback.write_all(out, rows)
+        gradebook.write(out / "gradebook.db", rows)
+    except (sandbox.SandboxError, OSError, ValueError) as error:
+        typer.secho(f"❌ {error}\n已评的都保存了，再运行同一条命令会从断点继续。", fg="red", err=True)
+        raise typer.Exit(1) from None
+    for line in decided.unmatched(rows):
+        typer.secho(f"⚠️  --submitted 或 --manual 里的 {line} 没有对上任何作业", fg="yellow", err=True)
+    failed = [row for row in rows if row["status"] == "failed"]
+    for row in failed:
+        typer.secho(f"❌ {row['student']} {row['lab']} {row['reason']}", fg="red", err=True)
+    if failed:
+        raise typer.Exit(1)
+    typer.echo(f"✅ {out / 'grades.csv'}  {out / 'gradebook.db'}")
+
+
+@app.command("submit-check")
+def submit_check(
+    notebook: Annotated[
+        str, typer.Argument(metavar="FILE.ipynb|NN", help="要交的笔记本、zip 或文件夹，或实验编号，如 05")
+    ],
+) -> None:
+    """交作业之前 (submit check)：评分程序读得懂吗？哪些练习还没有写？不运行代码。"""
+    from lab_utils.grading import submit_check as checking
+
+    with _friendly():
+        report = checking.examine(checking.find(notebook))
+    typer.echo(str(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="labs grade 写成绩的文件夹")],
+    submissions: Annotated[
+        Path | None, typer.Option(help="作业文件夹；给出时还比较哪些答案雷同 (near-identical)")
+    ] = None,
+) -> None:
+    """班级报告 (class report)：得分分布、最难的练习、常见的错误、雷同的答案，写成 DIR/report.html。"""
+    from lab_utils.grading import report as reporting
+
+    with _friendly():
+        typer.echo(f"✅ {reporting.write(out, submissions)}")
+
+
+@app.command("export-nbgrader")
+def export_nbgrader(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="写到这个空文件夹")],
+    numbers: Numbers = None,
+) -> None:
+    """导出 nbgrader 课程：source/、配置和数据，给自己运行 nbgrader 的学校。"""
+    from lab_utils.grading import nbgrader_course
+
+    with _friendly():
+        paths = nbgrader_course.export(folder, _labs(numbers))
+    typer.echo(f"✅ {len(paths)} 个实验。用法写在 {folder / 'nbgrader_config.py'} 的开头。")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lab_utils import course, models, profile
-from lab_utils.setup_environment import LOCK, PYTHON, UNWANTED, torch_pin
+from lab_utils.setup_environment import LOCK, PYTHON, UNWANTED, find_vllm, torch_pin, vllm_remedy
 
 TORCH = torch_pin(LOCK.read_text(encoding="utf-8")).removeprefix("torch==")
 """The version of torch everything is tested with."""
@@ -172,12 +172,18 @@ def _platform() -> list[Row]:
 
 def _packages() -> list[Row]:
     pins = {"torch": TORCH} | {name: pin for name, pin in locked_versions().items() if name in PACKAGES}
-    rows = [_package(name, pins.get(name)) for name in ("torch", *PACKAGES)]
-    try:
-        rows.append(Row("vllm", "ok", f"{version('vllm')}（可选）"))
-    except PackageNotFoundError:
-        rows.append(Row("vllm", "ok", "没有安装（可选，部署实验才用）"))
-    return rows
+    return [_package(name, pins.get(name)) for name in ("torch", *PACKAGES)]
+
+
+def _vllm() -> list[Row]:
+    if found := find_vllm():
+        python, have = found
+        folder = next((part for part in python.parts if part.startswith(".venv")), "这个 Python")
+        return [Row("vllm", "ok", f"{have}，在 {folder} 里")]
+    lost = "没有找到 vLLM；第 11 课里用到它的几格会说明并跳过"
+    if remedy := vllm_remedy():
+        return [Row("vllm", "warn", lost, remedy)]
+    return [Row("vllm", "ok", f"{lost}（这个平台上装不了）")]
 
 
 def _package(name: str, pin: str | None) -> Row:
@@ -375,6 +381,7 @@ _PROBES: tuple[tuple[str, Callable[[], list[Row]]], ...] = (
     ("Python", _python),
     ("平台", _platform),
     ("软件包", _packages),
+    ("vllm", _vllm),
     ("torchvision 冲突", _companions),
     ("CPU 核数", _cores),
     ("内存", _memory),

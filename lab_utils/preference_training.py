@@ -1,16 +1,21 @@
 """What stands around TRL's trainers when a policy learns from preferences: the policy they all start
-from, the log-probability that any policy gives to an answer, a run's history as a table.
+from, the log-probability that any policy gives to an answer, a reward model on the language model's
+own head, a run's history as a table.
 
 Rows are preference pairs as in `lab_utils.data.preference`.
 """
 
 import os
+import random
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from lab_utils import finetune
 from lab_utils.align import sequence_logps
@@ -86,6 +91,28 @@ def pair_logps(model, tokenizer, rows: Sequence[dict], **how) -> tuple[torch.Ten
     return chosen, answer_logps(model, tokenizer, [row["prompt"] + row["rejected"] for row in rows], **how)
 
 
+def in_blocks(rows: Sequence[dict], size: int, key: str, seed: int) -> list[dict]:
+    """`rows` shuffled so that each `size` in a row share `key`: batches of like length, hardly padded.
+
+    A trainer that keeps the order then sees one block a step. Rows that fill no block of their own
+    are left out, fewer than `size` of each value of `key`.
+
+    Raises ValueError when no block comes out.
+    """
+    groups, rng = defaultdict(list), random.Random(seed)
+    for row in rng.sample(list(rows), len(rows)):
+        groups[row[key]].append(row)
+    blocks = [
+        group[start : start + size]
+        for group in groups.values()
+        for start in range(0, len(group) - size + 1, size)
+    ]
+    if not blocks:
+        raise ValueError(f"{len(rows)} 行里没有一种 {key} 够 {size} 行，排不成一批 (batch)")
+    rng.shuffle(blocks)
+    return [row for block in blocks for row in block]
+
+
 def kl_on_samples(policy, reference, tokenizer, questions: Sequence[dict], texts: Sequence[str]) -> float:
     """KL(policy || reference) per answer in nats, from `texts` that `policy` sampled at temperature 1.
 
@@ -98,6 +125,57 @@ def kl_on_samples(policy, reference, tokenizer, questions: Sequence[dict], texts
     ]
     difference = answer_logps(policy, tokenizer, said) - answer_logps(reference, tokenizer, said)
     return difference.mean().item()
+
+
+class TokenScores(nn.Module):
+    """Running sum over an answer of log p - log p_ref: `policy` with its LoRA adapter, and without."""
+
+    def __init__(self, policy, header: list[int]):
+        super().__init__()
+        self.policy, self.header = policy, header
+
+    def forward(self, input_ids, attention_mask, position_ids=None, **_) -> BaseModelOutput:
+        """`hidden_states[-1]`: (batch, seq, 1) float32, the sum up to each token.
+
+        input_ids, attention_mask: (batch, seq). The answer follows the second turn's `header`, the tokens
+        of "<|im_start|>assistant" and a line break; the prompt, and padding on either side, add nothing.
+        Other arguments are ignored.
+        """
+        how = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        with torch.no_grad(), self.policy.disable_adapter():
+            reference = _token_logps(self.policy(**how).logits, input_ids)
+        gained = _token_logps(self.policy(**how).logits, input_ids) - reference
+        begun = (input_ids == self.header[0]).cumsum(1) >= 2
+        answer = begun.roll(len(self.header), 1) & begun & attention_mask.bool()
+        sums = (gained * answer[:, 1:]).cumsum(1)
+        return BaseModelOutput(hidden_states=(nn.functional.pad(sums, (1, 0)).unsqueeze(-1),))
+
+
+class LikelihoodReward(nn.Module):
+    """A reward model on the language model's own head: r(x, y) = log p(y|x) - log p_ref(y|x).
+
+    `forward` gives `logits` (batch, 1), as a sequence classifier of one label does, for TRL's
+    RewardTrainer; `base_model_prefix` and `score` are what its PPOTrainer asks of a reward model.
+    The form is that of Rafailov et al. 2023, eq. 5, with beta 1 and without the term in x alone.
+    """
+
+    base_model_prefix = "tokens"
+
+    def __init__(self, policy, tokenizer):
+        super().__init__()
+        self.tokens = TokenScores(policy, tokenizer("<|im_start|>assistant\n").input_ids)
+        self.score = nn.Identity()
+        self.config = policy.get_base_model().config
+        self.config.num_labels = 1
+
+    def forward(self, input_ids, attention_mask, **_) -> SequenceClassifierOutput:
+        """The reward of each answer, `logits` (batch, 1) float32. input_ids, attention_mask: (batch, seq)."""
+        return SequenceClassifierOutput(
+            logits=self.tokens(input_ids, attention_mask).hidden_states[-1][:, -1]
+        )
+
+    def add_model_tags(self, tags) -> None:
+        """TRL labels the models it trains; there is no model card here to put `tags` on."""
 
 
 def history(trainer):
@@ -115,3 +193,8 @@ def _lengths(labels: torch.Tensor) -> torch.Tensor:
     """Length of each conversation, (batch, 1): an answer stands at its end. labels: (batch, seq)."""
     places = torch.arange(1, labels.shape[1] + 1) * (labels != IGNORE)
     return places.amax(1, keepdim=True)
+
+
+def _token_logps(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """log p of each token after the first, (batch, seq - 1). logits: (batch, seq, vocab), ids: (batch, seq)."""
+    return logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)

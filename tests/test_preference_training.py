@@ -9,9 +9,11 @@ from peft import LoraConfig, get_peft_model
 from lab_utils import models
 from lab_utils.data.chat import IGNORE
 from lab_utils.preference_training import (
+    LikelihoodReward,
     answer_logps,
     collate,
     history,
+    in_blocks,
     kl_on_samples,
     pair_logps,
     save_policy,
@@ -139,3 +141,111 @@ def test_history_has_one_row_a_training_step():
     table = history(SimpleNamespace(state=SimpleNamespace(log_history=log)))
     assert table["step"].tolist() == [1, 2] and table["loss"].tolist() == [0.69, 0.5]
     assert list(table.columns) == ["loss", "learning_rate", "step"]
+
+
+ROWS = [{"form": form, "n": n} for n in range(10) for form in ("a", "b", "c")]
+
+
+def test_every_block_has_one_form_and_no_row_comes_twice():
+    rows = in_blocks(ROWS, 4, "form", seed=0)
+    blocks = [rows[i : i + 4] for i in range(0, len(rows), 4)]
+    assert [len({row["form"] for row in block}) for block in blocks] == [1] * 6
+    assert len({(row["form"], row["n"]) for row in rows}) == 24
+
+
+def test_blocks_of_different_forms_take_turns_by_chance_but_the_same_for_one_seed():
+    orders = ["".join(row["form"] for row in in_blocks(ROWS, 2, "form", seed)) for seed in range(4)]
+    assert len(set(orders)) == 4
+    assert in_blocks(ROWS, 2, "form", 3) == in_blocks(ROWS, 2, "form", 3)
+
+
+def test_rows_too_few_for_a_block_are_refused():
+    with pytest.raises(ValueError, match="排不成一批"):
+        in_blocks(ROWS, 11, "form", 0)
+
+
+TALKS = [
+    [{"role": "user", "content": f"以“{theme}”为题写五言绝句一首。"}, {"role": "assistant", "content": poem}]
+    for theme, poem in (
+        ("秋夜", "霜落千山静，江空一雁飞。"),
+        ("春江", "春水绕孤村，\n东风入酒樽。不知人去后，花落几黄昏。"),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def rewarder():
+    model, tokenizer = models.load(models.SHIPPED)
+    torch.manual_seed(0)
+    policy = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    return LikelihoodReward(policy, tokenizer).eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def moved(rewarder):
+    """The same with an adapter that isn't zero."""
+    reward, tokenizer = rewarder
+    with torch.no_grad():
+        for name, weight in reward.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.02)
+    yield reward, tokenizer
+    with torch.no_grad():
+        for name, weight in reward.named_parameters():
+            if "lora_B" in name:
+                weight.zero_()
+
+
+def padded(tokenizer, side="right"):
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False).rstrip("\n") for talk in TALKS]
+    return tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
+
+
+def rewards_of(reward, inputs):
+    with torch.no_grad():
+        return reward(inputs.input_ids, inputs.attention_mask).logits
+
+
+def test_untrained_reward_is_zero(rewarder):
+    reward, tokenizer = rewarder
+    assert torch.equal(rewards_of(reward, padded(tokenizer)), torch.zeros(2, 1))
+
+
+def test_equals_difference_of_log_probs(moved):
+    reward, tokenizer = moved
+    policy = reward.tokens.policy
+    want = answer_logps(policy, tokenizer, TALKS)
+    want = want - answer_logps(policy, tokenizer, TALKS, adapter=False)
+    got = rewards_of(reward, padded(tokenizer))[:, 0]
+    assert got.abs().min() > 0.1
+    assert torch.allclose(got, want, atol=1e-4)
+
+
+def test_padding_side_does_not_matter(moved):
+    reward, tokenizer = moved
+    right = rewards_of(reward, padded(tokenizer))
+    inputs = padded(tokenizer, "left")
+    positions = inputs.attention_mask.cumsum(1) - inputs.attention_mask
+    with torch.no_grad():
+        sums = reward.tokens(inputs.input_ids, inputs.attention_mask, positions).hidden_states[-1]
+    assert torch.allclose(sums[:, -1], right, atol=1e-4)
+
+
+def test_ppo_reads_the_same_score(moved):
+    from trl.experimental.utils import get_reward
+
+    reward, tokenizer = moved
+    inputs = padded(tokenizer)
+    with torch.no_grad():
+        _, got, _ = get_reward(reward, inputs.input_ids, tokenizer.pad_token_id, 20)
+    assert torch.allclose(got, rewards_of(reward, inputs)[:, 0], atol=1e-4)
+
+
+def test_only_the_adapter_learns(rewarder):
+    reward, tokenizer = rewarder
+    inputs = padded(tokenizer)
+    chosen, rejected = reward(inputs.input_ids, inputs.attention_mask).logits[:, 0]
+    torch.nn.functional.softplus(rejected - chosen).backward()
+    touched = {name for name, weight in reward.named_parameters() if weight.grad is not None}
+    assert touched and all("lora_" in name for name in touched)
+    assert any(weight.grad.abs().max() > 0 for weight in reward.parameters() if weight.grad is not None)

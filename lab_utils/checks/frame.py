@@ -100,15 +100,20 @@ class Check:
         if not callable(answer):
             return self._verdict("type", f"请传入函数本身，而不是它的结果；收到的是 {type(answer).__name__}")
         outputs = []
-        finding = None
         for case in self.cases:
-            output = _run(answer, case.args)
-            if isinstance(output.error, NotImplementedError):
-                return self._verdict(
-                    "not_yet", "还没有写。把 raise NotImplementedError 换成你的代码，再运行这一格"
-                )
-            outputs.append(output)
-            finding = finding or self._finding(case, output)
+            outputs.append(run(answer, case.args))
+            if isinstance(outputs[-1].error, NotImplementedError):
+                break
+        return self.judge_outputs(outputs)
+
+    def judge_outputs(self, outputs: "list[Output]") -> Verdict:
+        """The verdict on what an answer gave for the cases, one output a case."""
+        if any(isinstance(output.error, NotImplementedError) for output in outputs):
+            return self._verdict(
+                "not_yet", "还没有写。把 raise NotImplementedError 换成你的代码，再运行这一格"
+            )
+        pairs = zip(self.cases, outputs, strict=True)
+        finding = next((found for found in (self.finding(*pair) for pair in pairs) if found), None)
         if finding is None:
             return Verdict(self.name, True, "ok", f"全部 {len(self.cases)} 个用例 (case) 通过")
         known = next((m for m in self.mistakes if self._matches(m, outputs)), None)
@@ -119,14 +124,14 @@ class Check:
     def _verdict(self, stage: str, message: str, hint: str = "", mistake: str = "") -> Verdict:
         return Verdict(self.name, False, stage, message, hint, mistake)
 
-    def _finding(self, case: Case, output: "Output") -> tuple[str, str, str] | None:
-        """Stage, message and hint of what is wrong in one case."""
+    def finding(self, case: Case, output: "Output") -> tuple[str, str, str] | None:
+        """Stage, message and hint of what is wrong in one case; None when nothing is."""
         where = f"用例「{case.name}」"
         if output.error is not None:
             return "error", f"{where}出错：{_error_line(output.error)}", case.hint
         if output.changed:
             return "input", f"{where}：你的函数改动了传入的参数", "先复制再改，或者新建一个结果"
-        found = difference(output.value, _run(self.reference, case.args).value, self.tolerance)
+        found = difference(output.value, run(self.reference, case.args).value, self.tolerance)
         if found is None:
             return None
         stage, message = found
@@ -137,7 +142,7 @@ class Check:
     def _matches(self, mistake: Mistake, outputs: list["Output"]) -> bool:
         """True when every output is what this mistake gives."""
         for case, output in zip(self.cases, outputs, strict=True):
-            wrong = _run(mistake.answer, case.args)
+            wrong = run(mistake.answer, case.args)
             if (wrong.error is None) != (output.error is None):
                 return False
             if wrong.error is not None:
@@ -241,7 +246,8 @@ def _array(value: Any) -> np.ndarray:
     return np.asarray(value, dtype=float)
 
 
-def _run(function: Callable, args: tuple) -> Output:
+def run(function: Callable, args: tuple) -> Output:
+    """Call `function` on a copy of `args`; what it gave, raised and changed."""
     own = copy.deepcopy(args)
     try:
         value = function(*own)

@@ -3,8 +3,12 @@
 Both poems are the fine-tuned model's own samples, so a preference is learned on texts that the
 policy really writes (on-policy). The verifier judges them: the chosen one has the form, rhymes,
 keeps to the theme, repeats nothing and ends by itself; the rejected one fails in exactly one of
-these, and the row says in which. `python -m lab_utils.data.verse_preference` re-makes
-`datasets/verse_preference`.
+these, and the row says in which.
+
+Pairs are of two kinds. `whole`: two poems of one instruction, drawn apart. `ending`: one faultless
+poem whose last character was drawn again, at one temperature for both sides. What the two share
+cancels in every loss on their difference, so all that such a pair can say is said about the rhyme.
+`python -m lab_utils.data.verse_preference` re-makes `datasets/verse_preference`.
 """
 
 import random
@@ -12,16 +16,27 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from lab_utils.data.card import update_card
 from lab_utils.data.formats import write_jsonl
 from lab_utils.data.verse_sft import instruction
 from lab_utils.generation import Completion, chat_prompt, complete
-from lab_utils.verse import FORMS, check, themes
+from lab_utils.verse import FORMS, check, split_lines, themes
 
 FAULTS = ("form", "rhyme", "theme", "repetition")
 TEST_SHARE = 0.25
 TEMPERATURES = (0.2, 0.8, 1.0, 1.0, 1.0, 1.3)
 """One draw at each: the cold ones repeat themselves, the hot ones miss form and rhyme."""
+KINDS = ("whole", "ending")
+BEGINNING_TEMPERATURES = (1.0, 1.0, 1.2, 1.2)
+"""Further draws, of the poems that pairs of the kind `ending` are cut from."""
+ENDINGS, ENDING_TEMPERATURE = 32, 1.2
+"""Last characters drawn for each beginning; hot enough that one in eight misses the rhyme."""
+
+
+Asked = dict[str, list[tuple[str, str]]]
+"""`(form, theme)` of each poem to ask for, by split."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +71,58 @@ def message(form: str, theme: str) -> str:
     return instruction(form, theme, list(FORMS).index(form) + themes("preference").index(theme))
 
 
-def draw(model, tokenizer, asked: list[tuple[str, str]], seed: int) -> dict[tuple[str, str], list[Sample]]:
-    """Samples by `model` for each `(form, theme)`: one at each of `TEMPERATURES`. Prints progress."""
+def draw(
+    model,
+    tokenizer,
+    asked: list[tuple[str, str]],
+    seed: int,
+    temperatures: tuple[float, ...] = TEMPERATURES,
+) -> dict[tuple[str, str], list[Sample]]:
+    """Samples by `model` for each `(form, theme)`: one at each of `temperatures`. Prints progress."""
     prompts = [chat_prompt(tokenizer, message(form, theme)) for form, theme in asked]
     drawn = defaultdict(list)
-    for turn, temperature in enumerate(TEMPERATURES):
+    for turn, temperature in enumerate(temperatures):
         outputs = complete(model, tokenizer, prompts, 90, temperature, seed=seed + turn)
         for pair, completion in zip(asked, outputs, strict=True):
             drawn[pair].append(Sample(completion.text.strip(), faults_of(completion, *pair)))
         print(f"temperature {temperature}: {len(prompts)} poems", flush=True)
     return drawn
+
+
+def beginnings(
+    drawn: dict[tuple[str, str], list[Sample]], taken: set[tuple[str, str]]
+) -> list[tuple[str, str, str, str]]:
+    """`(form, theme, beginning, mark)` of the faultless poems: all but the last character, and what ends it.
+
+    A poem with a line in `taken`, the last line aside, is left out; the lines of the others join `taken`,
+    so that no two pairs are nearly the same.
+    """
+    found = []
+    for (form, theme), samples in drawn.items():
+        for sample in samples:
+            lines = split_lines(sample.text)[:-1]
+            if not sample.faults and taken.isdisjoint(lines):
+                taken.update(lines)
+                found.append((form, theme, sample.text[:-2], sample.text[-1]))
+    return found
+
+
+def draw_endings(model, tokenizer, cut: list[tuple[str, str, str, str]], seed: int) -> list[list[Sample]]:
+    """For each of `beginnings`, `ENDINGS` poems with a last character drawn from what `model` gives next."""
+    torch.manual_seed(seed)
+    out = []
+    for start in range(0, len(cut), 64):
+        part = cut[start : start + 64]
+        prompts = [chat_prompt(tokenizer, message(form, theme)) + text for form, theme, text, _ in part]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
+        with torch.no_grad():
+            logits = model(**inputs, logits_to_keep=1).logits[:, -1].float().cpu()
+        chances = (logits / ENDING_TEMPERATURE).softmax(-1)
+        tokens = torch.multinomial(chances, ENDINGS, replacement=True).tolist()
+        for (form, theme, text, mark), row in zip(part, tokens, strict=True):
+            poems = [text + tokenizer.decode([token], skip_special_tokens=True) + mark for token in row]
+            out.append([Sample(poem, faults_of(Completion(poem, True), form, theme)) for poem in poems])
+    return out
 
 
 def pair_up(samples: list[Sample], wanted: Counter, rng: random.Random) -> tuple[Sample, Sample] | None:
@@ -87,38 +144,73 @@ def build(folder: Path, seed: int = 0) -> None:
 
     A pair with a traditional character in it is left out.
 
-    Raises RuntimeError when fewer than 300 pairs come out: the policy is too good or too bad for this.
+    Raises RuntimeError when fewer than 300 pairs of a kind come out: the policy is too good or too bad.
     """
-    import opencc
-
     from lab_utils import models
 
-    simplify = opencc.OpenCC("t2s").convert
     model, tokenizer = models.load(models.SHIPPED, adapter=models.shipped_adapter())
-    rng, made = random.Random(seed), {}
-    for split, names in split_themes().items():
-        asked = [(form, theme) for theme in names for form in FORMS]
-        drawn, counts, rows = draw(model, tokenizer, asked, seed), Counter(), []
-        rng.shuffle(asked)
-        for pair in asked:
-            found = pair_up(drawn[pair], counts, rng)
-            if found and all(simplify(sample.text) == sample.text for sample in found):
-                rows.append(_row(*pair, *found))
-        made[split] = rows
-        print(f"{split}: {len(rows)} pairs of {len(asked)} prompts, by fault {dict(counts)}", flush=True)
-    if sum(map(len, made.values())) < 300:
-        raise RuntimeError("fewer than 300 pairs came out of the policy's samples")
+    asked = {
+        split: [(form, theme) for theme in names for form in FORMS] for split, names in split_themes().items()
+    }
+    made = whole_pairs(model, tokenizer, asked, seed)
+    for split, rows in ending_pairs(model, tokenizer, asked, made, seed).items():
+        made[split] += rows
+    kinds = Counter(row["kind"] for rows in made.values() for row in rows)
+    print({split: len(rows) for split, rows in made.items()}, dict(kinds), flush=True)
+    if min(kinds[kind] for kind in KINDS) < 300:
+        raise RuntimeError(f"fewer than 300 pairs of a kind came out of the policy's samples: {dict(kinds)}")
     for split, rows in made.items():
         write_jsonl(folder / f"{split}.jsonl", rows)
     update_card(folder)
 
 
-def _row(form: str, theme: str, chosen: Sample, rejected: Sample) -> dict:
+def whole_pairs(model, tokenizer, asked: Asked, seed: int) -> dict[str, list[dict]]:
+    """Rows of the kind `whole` for each split: at most one for each `(form, theme)`."""
+    rng, made = random.Random(seed), {}
+    for split, pairs in asked.items():
+        drawn, shuffled = draw(model, tokenizer, pairs, seed), list(pairs)
+        rng.shuffle(shuffled)
+        made[split] = _rows("whole", [(*pair, drawn[pair]) for pair in shuffled], rng)
+    return made
+
+
+def ending_pairs(
+    model, tokenizer, asked: Asked, whole: dict[str, list[dict]], seed: int
+) -> dict[str, list[dict]]:
+    """Rows of the kind `ending` for each split, without a line of the poems in `whole` but the last."""
+    rows = [row for split in whole.values() for row in split]
+    poems = [row[side][0]["content"] for row in rows for side in ("chosen", "rejected")]
+    lines = {line for poem in poems for line in split_lines(poem)}
+    rng, made = random.Random(seed), {}
+    for split, pairs in asked.items():
+        drawn = draw(model, tokenizer, pairs, seed + len(TEMPERATURES), BEGINNING_TEMPERATURES)
+        cut = beginnings(drawn, lines)
+        endings = draw_endings(model, tokenizer, cut, seed)
+        groups = [(form, theme, samples) for (form, theme, *_), samples in zip(cut, endings, strict=True)]
+        rng.shuffle(groups)
+        made[split] = _rows("ending", groups, rng)
+    return made
+
+
+def _rows(kind: str, groups: list[tuple[str, str, list[Sample]]], rng: random.Random) -> list[dict]:
+    """A row for each `(form, theme, samples)` out of which a pair comes, all its characters simplified."""
+    import opencc
+
+    simplify, counts, rows = opencc.OpenCC("t2s").convert, Counter(), []
+    for form, theme, samples in groups:
+        found = pair_up(samples, counts, rng)
+        if found and all(simplify(sample.text) == sample.text for sample in found):
+            rows.append(_row(kind, form, theme, *found))
+    return rows
+
+
+def _row(kind: str, form: str, theme: str, chosen: Sample, rejected: Sample) -> dict:
     return {
         "prompt": [{"role": "user", "content": message(form, theme)}],
         "chosen": [{"role": "assistant", "content": chosen.text}],
         "rejected": [{"role": "assistant", "content": rejected.text}],
         "fault": rejected.faults[0],
+        "kind": kind,
         "form": form,
         "theme": theme,
     }

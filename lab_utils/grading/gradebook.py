@@ -1,0 +1,156 @@
+"""Rows into nbgrader's gradebook, so that formgrader and nbgrader's exports work on them.
+
+The whole file is written anew by one process, and put in place in one step. What a person entered in formgrader
+(manual scores, extra credit, comments) is carried over from the old file.
+"""
+
+import hashlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from lab_utils import course
+
+COURSE_ID = "lab_utils"
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write the graded rows to the sqlite file `path`.
+
+    Raises ImportError without nbgrader (extra `grade`), and ValueError when there is a file at `path` that isn't a
+    gradebook: what somebody entered in it would be lost.
+    """
+    from nbgrader.api import Gradebook
+
+    rows = [row for row in rows if row["lab"]]
+    entered = _entered(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        _stamp(name)
+        with Gradebook(f"sqlite:///{name}", COURSE_ID) as book:
+            _fill(book.db, rows, entered)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _stamp(file: str) -> None:
+    """Write the version of nbgrader's tables into a new file; nbgrader itself starts a program to find it out."""
+    import nbgrader
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory(str(Path(nbgrader.__file__).parent / "alembic")).get_current_head()
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        database.execute("INSERT INTO alembic_version VALUES (?)", (head,))
+        database.commit()
+
+
+def _id(*parts: str) -> str:
+    """The same id for the same thing in every run."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _fill(session: Any, rows: list[dict], entered: dict) -> None:
+    from nbgrader import api
+
+    for number in sorted({row["lab"] for row in rows}):
+        lab = course.lab(number)
+        assignment = api.Assignment(name=lab.name, course_id=COURSE_ID)
+        assignment.id = _id(lab.name)  # its constructor takes none
+        notebook = api.Notebook(
+            id=_id(lab.name, "notebook"), name=lab.name, assignment=assignment, kernelspec="{}"
+        )
+        session.add(assignment)
+        for name, points in lab.points.items():
+            cell = api.GradeCell(
+                id=_id(lab.name, name),
+                name=f"check_{name}",
+                max_score=points,
+                cell_type="code",
+                notebook=notebook,
+            )
+            session.add(cell)
+            session.add(api.SolutionCell(id=_id(lab.name, name, "answer"), name=name, notebook=notebook))
+    for student in sorted({row["student"] for row in rows}):
+        session.add(api.Student(id=student))
+    session.flush()
+    for row in rows:
+        if row["status"] != "missing":
+            _add_row(session, row, entered)
+    session.commit()
+
+
+def _add_row(session: Any, row: dict, entered: dict) -> None:
+    from nbgrader import api
+
+    lab, student = course.lab(row["lab"]), row["student"]
+    key = (lab.name, student)
+    session.add(api.SubmittedAssignment(id=_id(*key), assignment_id=_id(lab.name), student_id=student))
+    submitted = _id(*key, "notebook")
+    session.add(
+        api.SubmittedNotebook(
+            id=submitted,
+            assignment_id=_id(*key),
+            notebook_id=_id(lab.name, "notebook"),
+            late_submission_penalty=row.get("late", {}).get("points"),
+        )
+    )
+    scores = {entry["name"]: entry for entry in row["exercises"]}
+    for name in lab.points:
+        entry = scores.get(name)
+        session.add(
+            api.Grade(
+                id=_id(*key, name),
+                cell_id=_id(lab.name, name),
+                notebook_id=submitted,
+                auto_score=entry["score"] if entry else 0.0,
+                needs_manual_grade=False,
+                **entered.get((*key, "grade", f"check_{name}"), {}),
+            )
+        )
+        said = f"{entry['message']} {entry['hint']}".strip() if entry else row["reason"]
+        session.add(
+            api.Comment(
+                id=_id(*key, name, "comment"),
+                cell_id=_id(lab.name, name, "answer"),
+                notebook_id=submitted,
+                auto_comment=said,
+                **entered.get((*key, "comment", name), {}),
+            )
+        )
+
+
+def _entered(path: Path) -> dict[tuple, dict[str, Any]]:
+    """What a person entered into an earlier gradebook, by lab, student and place."""
+    from nbgrader.api import Gradebook
+    from sqlalchemy.exc import DatabaseError
+
+    if not path.exists():
+        return {}
+    try:
+        with Gradebook(f"sqlite:///{path}", COURSE_ID) as book:
+            return dict(_entries(book.db))
+    except DatabaseError:
+        raise ValueError(f"{path} 不是成绩册 (gradebook)，或已损坏；请移走它再运行") from None
+
+
+def _entries(session: Any) -> Iterator[tuple[tuple, dict[str, Any]]]:
+    from nbgrader.api import SubmittedNotebook
+
+    for notebook in session.query(SubmittedNotebook):
+        key = (notebook.assignment.assignment.name, notebook.assignment.student_id)
+        for grade in notebook.grades:
+            if grade.manual_score is not None or grade.extra_credit is not None:
+                entry = {"manual_score": grade.manual_score, "extra_credit": grade.extra_credit}
+                yield (*key, "grade", grade.cell.name), entry
+        for comment in notebook.comments:
+            if comment.manual_comment:
+                yield (*key, "comment", comment.cell.name), {"manual_comment": comment.manual_comment}

@@ -1,0 +1,78 @@
+"""What the pages of the grader have in common: templates, a policy that lets nothing run or load, safe text."""
+
+import base64
+import hashlib
+import re
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lab_utils.authoring.master import write_atomic
+
+FOLDER = Path(__file__).resolve().parent.parent / "assets" / "pages"
+_PATH = re.compile(r"(?<![A-Za-z0-9_.:/-])~?(?:/[\w.@+%-]+){2,}/?", re.ASCII)
+
+
+@lru_cache(maxsize=1)
+def css() -> str:
+    return (FOLDER / "page.css").read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def policy() -> str:
+    """The Content-Security-Policy: this one style sheet, pictures inside the page, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(css().encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of `assets/pages`; every value is escaped, a missing one raises."""
+    return _environment().get_template(template).render(policy=policy(), **values)
+
+
+@lru_cache(maxsize=1)
+def _environment():
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    made = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["css"] = Markup(css())
+    return made
+
+
+def safe(text: Any, limit: int = 400) -> str:
+    """`text` fit to be shown: one line, not long, no control, invisible or direction-changing character, and of an
+    absolute path only its last part."""
+    return _PATH.sub(_last_part, plain(str(text)[: 4 * limit]).replace("\n", " ")).strip()[:limit]
+
+
+def plain(text: str) -> str:
+    """`text` with each control, invisible or direction-changing character but the line feed replaced by �."""
+    return "".join(c if c == "\n" or _visible(c) else "�" for c in text.replace("\t", "    "))
+
+
+def _visible(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _last_part(path: re.Match) -> str:
+    return "…/" + path[0].rstrip("/").rpartition("/")[2]
+
+
+def number(value: Any) -> str:
+    """Points for people: 2, 1.5, 0.67."""
+    return f"{round(float(value), 2):g}"
+
+
+def write(path: Path, page: str) -> None:
+    """Write a page whole or not at all."""
+    write_atomic(path, page)

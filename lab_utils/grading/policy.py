@@ -1,0 +1,258 @@
+"""What a teacher decides on top of the automatic points: late penalties, and points given by hand.
+
+Both come from tables that the teacher keeps, never from the submission: a time inside a zip or a notebook is whatever
+its sender wrote. `submitted.csv` has student,lab,submitted as the hand-in system exported it; `manual.csv` has
+student,lab,question,points,max and perhaps comment. Times bear their offset from UTC, so that no summer time or
+server's clock decides over a mark.
+
+`Policy.apply` is a pure function of a row and can be applied again: it starts from the points of the exercises, not
+from the row's score.
+"""
+
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from lab_utils import course
+
+UNITS = {
+    "hour": (timedelta(hours=1), "小时"),
+    "day": (timedelta(days=1), "天"),
+    "week": (timedelta(weeks=1), "周"),
+}
+_LATE = re.compile(r"(\d+(?:\.\d+)?)%/(hour|day|week)", re.ASCII)
+_SUBMITTED, _MANUAL = ("student", "lab", "submitted"), ("student", "lab", "question", "points", "max")
+
+Key = tuple[str, str]
+"""Student and number of the lab."""
+
+
+@dataclass(frozen=True)
+class Late:
+    """A deadline, and what each unit of time begun after it costs: a share of the points earned."""
+
+    deadline: datetime
+    share: Fraction
+    unit: str
+
+    def penalty(self, submitted: datetime) -> tuple[Fraction, int]:
+        """The share of the points that is lost, at most all, and the units of time begun after the deadline."""
+        over = submitted - self.deadline
+        if over <= timedelta(0):
+            return Fraction(0), 0
+        begun = -(-over // UNITS[self.unit][0])
+        return min(Fraction(1), begun * self.share), begun
+
+
+@dataclass(frozen=True)
+class Manual:
+    """Points given by hand for one question."""
+
+    question: str
+    score: Fraction
+    points: Fraction
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is applied to the rows of a batch. Empty: nothing changes."""
+
+    late: Late | None = None
+    submitted: Mapping[Key, datetime] = field(default_factory=dict)
+    manual: Mapping[Key, Sequence[Manual]] = field(default_factory=dict)
+
+    def apply(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row with the points given by hand added, then the late penalty taken off.
+
+        `manual`: one entry for every question of the lab that anybody has points for, 0 where this student has none.
+        `late`: `points` lost, `share`, `text`. `earned`: the points of the exercises. A row that earned nothing
+        keeps its status.
+        """
+        if not row["lab"]:
+            return dict(row)
+        made = {key: value for key, value in row.items() if key not in ("late", "manual", "earned")}
+        given = self._given((row["student"], row["lab"]))
+        earned = sum((_exact(entry["score"]) for entry in row["exercises"]), Fraction(0))
+        total = earned + sum((entry.score for entry in given), Fraction(0))
+        most = sum(course.lab(row["lab"]).points.values()) + sum(
+            (entry.points for entry in given), Fraction(0)
+        )
+        late = self._late((row["student"], row["lab"]), total)
+        if given:
+            made["manual"] = [_plain(entry) for entry in given]
+        if late:
+            made["late"] = late
+        if given or late:
+            made["earned"] = _rounded(earned)
+        made["score"] = _rounded(total - _exact(late["points"] if late else 0))
+        made["max"] = _rounded(most)
+        return made
+
+    def unmatched(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Lines of the tables about a lab of `rows` that belong to no row, as `student lab`: a misspelt name."""
+        known = {(row["student"], row["lab"]) for row in rows}
+        labs = {lab for _, lab in known}
+        return sorted(" ".join(key) for key in {*self.submitted, *self.manual} - known if key[1] in labs)
+
+    def _given(self, key: Key) -> list[Manual]:
+        own = {entry.question: entry for entry in self.manual.get(key, ())}
+        asked = {
+            e.question: e
+            for (_, lab), entries in sorted(self.manual.items())
+            if lab == key[1]
+            for e in entries
+        }
+        return [
+            own.get(question, Manual(question, Fraction(0), entry.points, "没有评分记录"))
+            for question, entry in sorted(asked.items())
+        ]
+
+    def _late(self, key: Key, total: Fraction) -> dict[str, Any] | None:
+        if self.late is None or key not in self.submitted:
+            return None
+        submitted = self.submitted[key]
+        share, begun = self.late.penalty(submitted)
+        if not share:
+            return None
+        local = submitted.astimezone(self.late.deadline.tzinfo)
+        unit = UNITS[self.late.unit][1]
+        text = (
+            f"截止 {_told(self.late.deadline)}，交于 {_told(local)}，按迟交 {begun} {unit}算；"
+            f"每 {unit}扣所得分的 {100 * float(self.late.share):g}%，共扣 {100 * float(share):g}%"
+        )
+        return {"points": _rounded(total * share), "share": float(share), "text": text}
+
+
+def read(
+    deadline: str | None = None,
+    late: str | None = None,
+    submitted: Path | None = None,
+    manual: Path | None = None,
+) -> Policy:
+    """The policy of these options. Raises ValueError, in Chinese, for one that is wrong or lacks another."""
+    if len({value is None for value in (deadline, late, submitted)}) > 1:
+        raise ValueError("--deadline、--late、--submitted 要一起给：截止时间、怎样扣分、谁什么时候交的")
+    return Policy(
+        read_late(deadline, late) if deadline else None,
+        read_submitted(submitted) if submitted else {},
+        read_manual(manual) if manual else {},
+    )
+
+
+def read_late(deadline: str, late: str) -> Late:
+    """From `2026-12-01T23:59+08:00` and `10%/day`. Raises ValueError for anything else."""
+    found = _LATE.fullmatch(late.replace(" ", ""))
+    if not found or not 0 < Fraction(found[1]) <= 100:
+        raise ValueError(f"--late 应形如 10%/day（也可以是 /hour、/week），收到 {late!r}")
+    return Late(read_time(deadline, "--deadline"), Fraction(found[1]) / 100, found[2])
+
+
+def read_time(text: str, where: str) -> datetime:
+    """A time with its offset from UTC. Raises ValueError, naming `where`, for one without."""
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"{where}：{text!r} 不是时间，应形如 2026-12-01T23:59+08:00") from None
+    if time.tzinfo is None:
+        raise ValueError(f"{where}：{text!r} 没有写时区 (UTC offset)，应形如 2026-12-01T23:59+08:00")
+    return time
+
+
+def read_submitted(path: Path) -> dict[Key, datetime]:
+    """Student and lab -> when it was handed in. Raises ValueError naming file and line."""
+    found: dict[Key, datetime] = {}
+    for where, line in _lines(path, _SUBMITTED):
+        key = (line["student"], _lab(line["lab"], where))
+        if key in found:
+            raise ValueError(f"{where}：{key[0]} 的实验 {key[1]} 出现了两次；每份作业只留实际评分的那一次")
+        found[key] = read_time(line["submitted"], where)
+    return found
+
+
+def read_manual(path: Path) -> dict[Key, list[Manual]]:
+    """Student and lab -> what was given by hand. Raises ValueError naming file and line."""
+    found: dict[Key, list[Manual]] = {}
+    most: dict[tuple[str, str], Fraction] = {}
+    for where, line in _lines(path, _MANUAL):
+        key = (line["student"], _lab(line["lab"], where))
+        score, points = (_points(line[name], name, where) for name in ("points", "max"))
+        if score > points:
+            raise ValueError(f"{where}：得分 {line['points']} 超过满分 {line['max']}")
+        if not line["question"]:
+            raise ValueError(f"{where}：没有写题目 (question)")
+        if most.setdefault((key[1], line["question"]), points) != points:
+            raise ValueError(f"{where}：“{line['question']}”的满分 (max) 与前面的行不同")
+        found.setdefault(key, []).append(Manual(line["question"], score, points, line.get("comment") or ""))
+        twice, count = Counter(entry.question for entry in found[key]).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{where}：{key[0]} 的“{twice}”出现了两次")
+    return found
+
+
+def _lines(path: Path, columns: Sequence[str]):
+    """`(where, line)` of a CSV file in UTF-8 or GBK, as Excel writes them."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        try:
+            text = data.decode("gb18030")
+        except UnicodeDecodeError:
+            raise ValueError(f"{path.name} 的编码认不出来；请存成 UTF-8 的 CSV") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if lacking := [name for name in columns if name not in (reader.fieldnames or ())]:
+        raise ValueError(f"{path.name} 第 1 行缺少列 {'、'.join(lacking)}；应有：{','.join(columns)}")
+    for line in reader:
+        where = f"{path.name} 第 {reader.line_num} 行"
+        if None in line or any(line[name] is None for name in columns):
+            raise ValueError(f"{where}：列数与第 1 行不同")
+        yield where, {name: value.strip() for name, value in line.items() if value is not None}
+
+
+def _lab(text: str, where: str) -> str:
+    try:
+        return course.lab(text.zfill(2) if text.isdigit() else text).number  # spreadsheets turn 05 into 5
+    except ValueError as error:
+        raise ValueError(f"{where}：{error}") from None
+
+
+def _points(text: str, name: str, where: str) -> Fraction:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{where}：{name} 应是不小于 0 的数，是 {text!r}")
+    return _exact(value)
+
+
+def _exact(value: float) -> Fraction:
+    """The decimal that a float stands for."""
+    return Fraction(repr(float(value)))
+
+
+def _rounded(value: Fraction) -> float:
+    """To two decimals, halves up."""
+    return math.floor(value * 100 + Fraction(1, 2)) / 100
+
+
+def _plain(entry: Manual) -> dict[str, Any]:
+    return {
+        "question": entry.question,
+        "score": _rounded(entry.score),
+        "points": _rounded(entry.points),
+        "comment": entry.comment,
+    }
+
+
+def _told(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} (UTC{time:%z})"

@@ -1,0 +1,265 @@
+"""From a student's cells to points: one row for one submission of one lab.
+
+A row is a plain dict, the same for the same submission, without times:
+
+    student, lab, status, reason, score, max, file, sha256, version, notes: [str],
+    exercises: [{name, points, score, stage, message, hint, mistake, passed, cases, hidden_passed, hidden_cases}]
+
+`status`: graded; missing (nothing handed in); unreadable (no notebook could be read); refused (a trick in the
+files); failed (the grader itself; try again). `reason` is one line of Chinese, never empty. `stage` of an exercise
+is that of its verdict, or: missing, time, memory, ended, protocol.
+"""
+
+import builtins
+import re
+import time
+from dataclasses import replace
+from typing import Any
+
+from lab_utils.checks.frame import Case, Check, Output, Verdict, difference
+from lab_utils.grading.collect import Answers, Notebook, pick
+from lab_utils.grading.sandbox import Answer, AnswerEnded, Reply, Sandbox
+from lab_utils.grading.tasks import Exercise, Task
+
+MESSAGE_LIMIT = 300
+RESTARTS = 2
+SUBMISSION_SECONDS = 180.0
+"""Wall time after which the remaining exercises of a submission aren't run."""
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+
+
+def clean(text: Any, limit: int = MESSAGE_LIMIT) -> str:
+    """`text` fit for a terminal, a table and a page: no control or direction characters, one line, not long."""
+    text = _UNSEEN.sub(" ", str(text)[: 4 * limit]).strip()
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def row(student: str, lab: str, maximum: float, status: str, reason: str, **more: Any) -> dict[str, Any]:
+    """A row without points; `more` overrides or adds."""
+    return {
+        "student": student, "lab": lab, "status": status, "reason": clean(reason), "score": 0.0, "max": maximum,
+        "file": "", "sha256": "", "version": "", "notes": [], "exercises": [], **more,
+    }  # fmt: skip
+
+
+def grade(task: Task, notebook: Notebook, sandbox: Sandbox) -> dict[str, Any]:
+    """What a notebook earns: `score`, `reason`, `notes` and `exercises` of its row."""
+    answers = pick(task, notebook)
+    until = time.monotonic() + SUBMISSION_SECONDS
+    with _Process(sandbox) as process:
+        entries = [_grade_exercise(task, exercise, answers, process, until) for exercise in task.exercises]
+    return {
+        "score": round(sum(entry["score"] for entry in entries), 2),
+        "reason": clean(_summary(entries)),
+        "notes": [clean(note) for note in dict.fromkeys((*notebook.notes, *answers.notes))],
+        "exercises": entries,
+    }
+
+
+def _summary(entries: list[dict]) -> str:
+    """`通过 3/4 个练习；pass_rate：…`: how many passed, and what the first others lack."""
+    wrong = [entry for entry in entries if entry["stage"] != "ok"]
+    line = f"通过 {len(entries) - len(wrong)}/{len(entries)} 个练习"
+    return "；".join([line, *(f"{entry['name']}：{clean(entry['message'], 60)}" for entry in wrong[:3])])
+
+
+def _grade_exercise(
+    task: Task, exercise: Exercise, answers: Answers, process: "_Process", until: float
+) -> dict[str, Any]:
+    """The entry of one exercise."""
+    if answers.cell[exercise.name] is None:
+        message = f"没有找到这个练习的单元 (cell)，也没有找到函数 {exercise.function}"
+        return _entry(exercise, Verdict(exercise.name, False, "missing", message), [])
+    if time.monotonic() > until:
+        message = "前面的练习用完了整份作业的时间，这个没有运行 (timeout)"
+        return _entry(exercise, Verdict(exercise.name, False, "time", message), [])
+    caller = _Caller(task, exercise, answers, process)
+    outputs = caller.outputs()
+    if isinstance(outputs, Verdict):
+        return _entry(exercise, outputs, [])
+    judged = [_comparable(exercise.check, *pair) for pair in zip(exercise.check.cases, outputs, strict=True)]
+    verdict = _judge(exercise.check, [output for output, _ in judged])
+    if caller.ended and verdict.stage == "error":
+        message = verdict.message.replace("出错：RuntimeError: ", "：", 1)
+        verdict = replace(verdict, stage=caller.ended, message=message)
+    return _entry(exercise, verdict, [passed for _, passed in judged])
+
+
+def _judge(check: Check, outputs: list[Output]) -> Verdict:
+    """The check's verdict; without its known mistakes where values of odd kinds can't be compared with theirs."""
+    try:
+        return check.judge_outputs(outputs)
+    except Exception:
+        return replace(check, mistakes=()).judge_outputs(outputs)
+
+
+def _comparable(check: Check, case: Case, output: Output) -> tuple[Output, bool]:
+    """The output and whether it is right; an error in its place when it can't even be compared."""
+    try:
+        return output, check.finding(case, output) is None
+    except Exception as error:
+        return Output(error=TypeError(f"返回的值不能比较 ({type(error).__name__})")), False
+
+
+def _entry(exercise: Exercise, verdict: Verdict, passed: list[bool]) -> dict[str, Any]:
+    cases, visible = len(exercise.check.cases), exercise.visible
+    return {
+        "name": exercise.name,
+        "points": exercise.points,
+        "score": points(exercise.points, sum(passed), cases, exercise.free) if passed else 0.0,
+        "stage": verdict.stage,
+        "message": clean(verdict.message),
+        "hint": clean(verdict.hint),
+        "mistake": verdict.mistake,
+        "passed": sum(passed[:visible]),
+        "cases": visible,
+        "hidden_passed": sum(passed[visible:]),
+        "hidden_cases": cases - visible,
+    }
+
+
+def points(full: float, passed: int, cases: int, free: int) -> float:
+    """`full` when all cases passed; else what is passed beyond the `free` cases that a trivial answer passes.
+
+    The correction for guessing: full × (passed − free) / (cases − free), not below 0, two decimals.
+    """
+    if passed == cases:
+        return float(full)
+    return round(full * max(0, passed - free) / (cases - free), 2) if cases > free else 0.0
+
+
+class _Process:
+    """The process that a submission runs in; a new one after one that ended."""
+
+    def __init__(self, sandbox: Sandbox):
+        self._sandbox = sandbox
+        self._answer: Answer | None = None
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._answer:
+            self._answer.close()
+
+    def answer(self) -> Answer:
+        if self._answer is None:
+            self._answer = self._sandbox.answer()
+        return self._answer
+
+    def ended(self) -> None:
+        self._answer = None
+
+
+class _Caller:
+    """Calls one answer on every case; loads it again, a few times, after a case that ended the process."""
+
+    def __init__(self, task: Task, exercise: Exercise, answers: Answers, process: _Process):
+        self._task, self._exercise, self._answers, self._process = task, exercise, answers, process
+        self._loaded = False
+        self._left = RESTARTS
+        self._problem = ""
+        self.ended = ""
+
+    def outputs(self) -> list[Output] | Verdict:
+        """One output a case; or a verdict when there is no function to call."""
+        outputs: list[Output] = []
+        cases = self._exercise.check.cases
+        for number, case in enumerate(cases):
+            output = self._case(case, number >= self._exercise.visible)
+            if isinstance(output, Verdict):
+                return output
+            outputs.append(output)
+            if isinstance(output.error, NotImplementedError) or self._left < 0:
+                break
+        return outputs + outputs[-1:] * (len(cases) - len(outputs))  # the rest would go the same way
+
+    def _case(self, case: Case, is_hidden: bool) -> Output | Verdict:
+        """One call. A sandbox that was lost, which no student's code should be able to do, is tried once more."""
+        for attempt in (1, 2):
+            loading = not self._loaded
+            try:
+                problem = self._start() if loading else None
+                loading = False
+                return problem or self._output(self._process.answer().call(case.args), case, is_hidden)
+            except AnswerEnded as ended:
+                self._process.ended()
+                self._loaded = False
+                if ended.why == "lost" and attempt == 1:
+                    continue
+                self.ended = self.ended or ended.why
+                self._left = -1 if loading else self._left - 1
+                return Output(error=RuntimeError(str(ended)))
+        raise AssertionError("unreachable")
+
+    def _verdict(self, stage: str, message: str) -> Verdict:
+        return Verdict(self._exercise.name, False, stage, message)
+
+    def _start(self) -> Verdict | None:
+        """Load the answer; a verdict when that gives no function."""
+        exercise, task = self._exercise, self._task
+        given = [
+            cell.source for cell in task.given if cell.kind == "code" and not (cell.exercise or cell.check)
+        ]
+        given += [cell.source for cell in task.given if cell.exercise or cell.check]
+        note = self._process.answer().load(
+            self._answers.code,
+            self._answers.cell[exercise.name],
+            exercise.function,
+            given,
+            exercise.helpers,
+            exercise.constants,
+        )
+        error = note.get("error")
+        error = _clean_error(error) if isinstance(error, dict) else None
+        if note.get("undefined") or (error and error["type"] == "SyntaxError"):
+            said = f"：{_told(error)}" if error else f"：单元里没有定义 {exercise.function}"
+            return self._verdict("error", f"没有得到函数 {exercise.function}{said}")
+        self._problem = _told(error) if error else ""
+        self._loaded = True
+        return None
+
+    def _output(self, reply: Reply, case: Case, is_hidden: bool) -> Output:
+        if reply.error:
+            return Output(error=self._exception(reply.error, is_hidden))
+        changed = len(reply.after or ()) != len(case.args) or any(
+            _differs(a, b) for a, b in zip(reply.after, case.args, strict=True)
+        )
+        return Output(reply.value, changed=changed)
+
+    def _exception(self, error: dict, is_hidden: bool) -> Exception:
+        """An exception as the check would have caught it. Of a hidden case only its kind is told."""
+        kind = getattr(builtins, error["known"], Exception)
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            kind = RuntimeError  # KeyboardInterrupt, SystemExit: what the student's code raised to get out
+        if is_hidden:
+            message = "隐藏用例的出错信息不显示"
+        else:
+            message = f"{error['message']}（第 {error['line']} 行）" if error["line"] else error["message"]
+            if error["type"] == "NameError" and self._problem:
+                message += f"；运行这一格时先出过错：{self._problem}"
+        try:
+            return kind(message)
+        except TypeError:  # UnicodeDecodeError and others want more than a message
+            return ValueError(message)
+
+
+def _differs(got: Any, want: Any) -> bool:
+    try:
+        return difference(got, want, 0.0) is not None
+    except Exception:
+        return True
+
+
+def _clean_error(error: dict) -> dict:
+    line = error.get("line")
+    return {
+        "type": clean(error.get("type", ""), 60),
+        "message": clean(error.get("message", "")),
+        "line": line if type(line) is int else 0,
+    }
+
+
+def _told(error: dict) -> str:
+    where = f"（这一格的第 {error['line']} 行）" if error["line"] else ""
+    return f"{error['type']}: {error['message']}{where}"

@@ -1,0 +1,12 @@
+"""From a folder to an address that answers: a managed vLLM server, its clients, a wrapper, a load test.
+
+>>> from lab_utils import serving
+>>> with serving.serve("xiaoshi-base", adapters={"poet": folder}) as server:
+...     server.client().chat.completions.create(model="poet", messages=[…])
+"""
+
+from lab_utils.serving.adapter import AdapterError, preflight
+from lab_utils.serving.failure import ServerError
+from lab_utils.serving.server import Server, VllmMissing, healthy, serve
+
+__all__ = ["AdapterError", "Server", "ServerError", "VllmMissing", "healthy", "preflight", "serve"]

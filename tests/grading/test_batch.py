@@ -1,0 +1,195 @@
+"""A batch goes on where it was stopped, whatever was killed, and ends with the same files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hostile import LAB, RIGHT, WRONG, notebook, write
+
+from lab_utils import course
+from lab_utils.grading import batch
+
+STUDENTS = 8
+SLOW = "import time\ntime.sleep(0.3)\n"
+
+
+@pytest.fixture(scope="module")
+def submissions(tmp_path_factory):
+    """Students with right, wrong, blank and no answers; each takes a moment, so that there is time to kill."""
+    root = tmp_path_factory.mktemp("class") / "作业"
+    for number in range(STUDENTS):
+        folder = root / f"学生 {number}"
+        folder.mkdir(parents=True)
+        answers = (RIGHT, WRONG, {}, {**RIGHT, "pass_rate": WRONG["pass_rate"]})[number % 4]
+        write(folder, notebook({name: SLOW + source for name, source in answers.items()}))
+    (root / "没有交").mkdir()
+    return root
+
+
+def start(submissions: Path, out: Path, workers: int = 2) -> subprocess.Popen:
+    command = [sys.executable, "-m", "lab_utils.cli", "grade", str(submissions), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--lab", LAB.number, "--workers", str(workers)],
+        cwd=course.root(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(submissions: Path, out: Path) -> str:
+    command = start(submissions, out)
+    said, _ = command.communicate(timeout=300)
+    assert command.returncode == 0, said
+    return said
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Every file under `out`."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def rows_there(out: Path) -> int:
+    return len(list(out.glob("学生*/*.json")))
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def clean(submissions, tmp_path_factory):
+    out = tmp_path_factory.mktemp("clean") / "out"
+    return finish(submissions, out), content(out), out
+
+
+def test_a_whole_batch(clean):
+    said, files, _ = clean
+    assert f"{STUDENTS} 份要运行，0 份沿用" in said
+    lines = files["grades.csv"].decode().splitlines()
+    assert lines[0] == "student,lab,score,max,status,reason"
+    scores = {line.split(",")[0]: line.split(",")[2] for line in lines[1:]}
+    assert scores == {"没有交": "0"} | {f"学生 {n}": "5004"[n % 4] for n in range(STUDENTS)}
+
+
+def test_run_again_only_what_is_broken_is_graded_again(submissions, clean, tmp_path):
+    """A row that was half written, as no kill can leave one, counts as none."""
+    out = tmp_path / "out"
+    shutil.copytree(clean[2], out)
+    settled = out / "学生 1" / f"{LAB.number}.json"
+    broken = out / "学生 0" / f"{LAB.number}.json"
+    broken.write_text(broken.read_text("utf-8")[:50], "utf-8")
+    before = settled.read_bytes()
+    assert f"1 份要运行，{STUDENTS - 1} 份沿用" in finish(submissions, out)
+    assert settled.read_bytes() == before
+    assert content(out) == clean[1]
+
+
+def test_a_changed_submission_is_graded_anew(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    (root / "甲").mkdir(parents=True)
+    settings = batch.Settings()
+    scores = []
+    for answers in (WRONG, RIGHT, RIGHT):
+        write(root / "甲", notebook(answers))
+        planned = batch.plan(root, out, (LAB,), settings)
+        scores.append((len(planned.jobs), batch.run(planned, 1, None)[0]["score"]))
+    assert scores == [(1, 0.0), (1, 5.0), (0, 5.0)]
+
+
+def test_killed_again_and_again_it_ends_the_same(submissions, clean, tmp_path):
+    out = tmp_path / "out"
+    for rows in (1, 3, 5):
+        command = start(submissions, out)
+        wait_for(lambda rows=rows, command=command: rows_there(out) >= rows or command.poll() is not None)
+        family = psutil.Process(command.pid).children(recursive=True)
+        command.send_signal(signal.SIGKILL)
+        command.wait()
+        assert not (out / "gradebook.db").exists()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+    assert "0 份沿用" not in finish(submissions, out)
+    assert content(out) == clean[1]
+
+
+def test_killed_workers_are_replaced(submissions, clean, tmp_path):
+    out = tmp_path / "out"
+    command = start(submissions, out)
+    for rows in (1, 4):
+        wait_for(lambda rows=rows: rows_there(out) >= rows or command.poll() is not None)
+        workers = [p for p in psutil.Process(command.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        assert workers
+        os.kill(workers[0].pid, signal.SIGKILL)
+    said, _ = command.communicate(timeout=300)
+    assert command.returncode == 0, said
+    assert content(out) == clean[1]
+
+
+def test_folders_that_cannot_be_meant(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(FileNotFoundError, match="作业文件夹"):
+        batch.plan(tmp_path / "nowhere", tmp_path / "out", None, batch.Settings())
+    with pytest.raises(ValueError, match="不能一个在另一个里面"):
+        batch.plan(tmp_path / "in", tmp_path / "in" / "out", None, batch.Settings())
+
+
+def test_names_become_folders_that_stay_apart():
+    names = [
+        "张三",
+        "../x",
+        "a/b",
+        "a_b",
+        "=cmd",
+        "x\x1b[2J",
+        "x [2J",
+        "grades.csv",
+        ".",
+        "名" * 300,
+        "名" * 301,
+    ]
+    folders = [batch.folder_name(name) for name in names]
+    assert folders[0] == "张三"
+    assert len(set(folders)) == len(names)
+    for folder in folders:
+        assert "/" not in folder and folder not in (".", "..") and len(folder.encode()) < 255
+
+
+def test_a_formula_in_a_table_is_a_text():
+    row = {
+        "student": "=HYPERLINK(1)",
+        "lab": "00",
+        "score": 1.5,
+        "max": 5,
+        "status": "graded",
+        "reason": "@x",
+    }
+    assert batch.table([row]).splitlines()[1] == "'=HYPERLINK(1),00,1.5,5,graded,'@x"
+
+
+def test_the_gradebook_is_nbgraders_and_keeps_what_a_person_entered(submissions, clean, tmp_path):
+    from nbgrader.api import Gradebook
+
+    from lab_utils.grading import gradebook
+
+    path, files = tmp_path / "gradebook.db", clean[1]
+    rows = [json.loads(text) for name, text in sorted(files.items()) if name.endswith(f"{LAB.number}.json")]
+    gradebook.write(path, rows)
+    assert path.read_bytes() == files["gradebook.db"]
+    with Gradebook(f"sqlite:///{path}", gradebook.COURSE_ID) as book:
+        scores = {entry.student.id: entry.score for entry in book.assignment_submissions(LAB.name)}
+        assert scores == {row["student"]: row["score"] for row in rows if row["status"] == "graded"}
+        assert book.find_assignment(LAB.name).max_score == sum(LAB.points.values())
+        grade = book.find_grade("check_pass_rate", LAB.name, LAB.name, "学生 1")
+        assert grade.auto_score == 0 and not grade.needs_manual_grade
+        grade.manual_score = 0.5
+        book.db.commit()
+    gradebook.write(path, rows)
+    with Gradebook(f"sqlite:///{path}", gradebook.COURSE_ID) as book:
+        assert book.find_submission(LAB.name, "学生 1").score == 0.5

@@ -1,0 +1,174 @@
+"""A real vLLM server: it serves what it is asked to, is asked a known answer, and leaves nothing behind."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+
+from lab_utils import export, models, serving
+from lab_utils.serving import known_answer
+from lab_utils.serving import server as module
+from lab_utils.serving.guard import session_members
+from lab_utils.setup_environment import ROOT, find_vllm
+
+BASE = models.ASSETS / models.SHIPPED
+QUESTION = [{"role": "user", "content": "请写一首五言绝句，题目是《春江》。"}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    log = tmp_path_factory.mktemp("server") / "logs" / "vllm.log"
+    with serving.serve(
+        BASE, {"poet": models.shipped_adapter()}, name="base", log=log, max_model_len=256
+    ) as one:
+        yield one
+    assert session_members(one.pid) == [] and not one.running and not Path(one._scratch).exists()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", one.port)) != 0
+    one.stop()  # once more does nothing
+
+
+def _answer(server, name: str) -> str:
+    asked = {"messages": QUESTION, "temperature": 0, "max_tokens": 40}
+    return server.client().chat.completions.create(model=name, **asked).choices[0].message.content
+
+
+def test_base_and_adapter_answer_differently_and_as_transformers_do(server):
+    assert server.names == ["base", "poet"] and server.dtype == "float32"
+    for name, adapter in (("base", None), ("poet", models.shipped_adapter())):
+        reference = export.local(BASE, adapter)
+        assert _answer(server, name) == reference.greedy([reference.prompt_ids(QUESTION)], 40)[0].text
+    assert _answer(server, "base") != _answer(server, "poet")
+
+
+def test_the_key_is_asked_for_and_shown_nowhere(server):
+    for key, status in (("wrong", 401), (server.api_key, 404)):
+        with pytest.raises(openai.APIStatusError) as caught:
+            openai.OpenAI(
+                base_url=server.base_url, api_key=key, http_client=openai.DefaultHttpxClient(trust_env=False)
+            ).completions.create(model="absent", prompt="春")
+        assert caught.value.status_code == status
+    arguments = [Path(f"/proc/{pid}/cmdline").read_text() for pid in session_members(server.pid)]
+    for text in (server.log.read_text(), server.command, repr(server), *arguments):
+        assert server.api_key not in text
+    assert "--max-lora-rank 16" in server.command and str(ROOT) not in server.command
+
+
+def test_a_port_in_use_is_refused_with_the_name_of_its_user(server):
+    with pytest.raises(OSError, match=rf"端口 \(port\) {server.port} 用不了：进程 \d+（.*VLLM"):
+        serving.serve(BASE, port=server.port)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name", "dtype", "said"),
+    [
+        (None, "poet", "float32", "对数概率相差"),  # the adapter answers for the base
+        (models.shipped_adapter(), "base", "float32", "对数概率相差"),  # the base answers for the adapter
+        (
+            models.shipped_adapter(),
+            "base",
+            "bfloat16",
+            "对数概率相差",
+        ),  # which a wide tolerance lets by as little
+    ],
+)
+def test_the_known_answer_catches_another_model(server, adapter, name, dtype, said):
+    assert said in known_answer.difference(export.local(BASE, adapter), server.candidate(name), dtype)
+
+
+def test_the_known_answer_catches_another_dtype_and_passes_the_right_one(server):
+    half, full = export.local(BASE, dtype="bfloat16"), export.local(BASE)
+    assert "对数概率相差" in known_answer.difference(half, server.candidate("base"), "float32")
+    assert known_answer.difference(half, server.candidate("base"), "bfloat16") is None
+    assert known_answer.difference(full, server.candidate("base"), "float32") is None
+
+
+def test_a_flag_that_vllm_does_not_know_is_named_and_nothing_left(capfd):
+    before = set(Path("/dev/shm").glob("psm_*"))
+    with pytest.raises(serving.ServerError, match="不认识参数 --no-such-flag"):
+        serving.serve(BASE, no_such_flag=1)
+    assert set(Path("/dev/shm").glob("psm_*")) == before
+
+
+def test_what_can_be_known_before_the_start_is_said_before_it(monkeypatch, tmp_path):
+    def never(*_, **__):
+        raise AssertionError("it was started")
+
+    monkeypatch.setattr(module, "Server", never)
+    with pytest.raises(ValueError, match="都叫 'xiaoshi-base'"):
+        serving.serve(BASE, {"xiaoshi-base": models.shipped_adapter()})
+    with pytest.raises(serving.AdapterError, match="不是适配器"):
+        serving.serve(BASE, {"poet": BASE})
+    with pytest.raises(ValueError, match="不能用"):
+        serving.serve(tmp_path)
+    monkeypatch.setattr(module, "find_vllm", lambda: None)
+    for remedy, said in (("do this", "请在课程文件夹里运行：do this"), ("", "这个平台上装不了 vLLM")):
+        monkeypatch.setattr(module, "vllm_remedy", lambda remedy=remedy: remedy)
+        with pytest.raises(serving.VllmMissing, match=said):
+            serving.serve(BASE)
+
+
+def test_a_gpu_build_is_started_plainly():
+    adapters = {"a": serving.adapter.Adapter(Path("/a"), 8), "b": serving.adapter.Adapter(Path("/b"), 20)}
+    argv = module.vllm_argv(
+        Path("python"),
+        "0.32.0",
+        Path("/m"),
+        "m",
+        adapters,
+        "bfloat16",
+        1,
+        {"max_model_len": "8K", "x": False},
+    )
+    assert argv[:3] == ["python", "-m", "vllm.entrypoints.openai.api_server"]
+    line = " ".join(argv)
+    assert "--max-lora-rank 32 --max-loras 2 --lora-modules a=/a b=/b --max-model-len 8K --no-x" in line
+    assert "--enforce-eager" not in line and "OMP_NUM_THREADS" not in module.vllm_environment("0.32.0")
+
+
+def test_every_flag_that_serve_uses_exists_in_the_installed_vllm():
+    python, version = find_vllm()
+    adapters = {"a": serving.adapter.Adapter(Path("/a"), 8)}
+    used = re.findall(
+        r"--([a-z-]+)", " ".join(module.vllm_argv(python, version, BASE, "m", adapters, "float32", 1, {}))
+    )
+    sources = Path(python).parent.parent.glob("lib/python*/site-packages/vllm/engine/arg_utils.py")
+    text = next(sources).read_text(encoding="utf-8")
+    others = {"host", "port", "lora-modules", "served-model-name"}
+    assert [flag for flag in used if flag not in others and f'"--{flag}"' not in text] == []
+
+
+def test_nothing_is_left_however_a_server_ends():
+    command = [sys.executable, "tests/benchmarks/bench_server_stops.py", "4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["repeats"] == 4 and result["left"] == 0, result
+
+
+def test_labs_serve_tells_how_to_ask_and_stops_at_ctrl_c():
+    labs = Path(sys.executable).with_name("labs")
+    command = [labs, "serve", "xiaoshi-base", "--adapter", f"poet={models.shipped_adapter()}"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            text = "".join(iter(process.stdout.readline, "按 Ctrl-C 停止 (stop)\n"))
+            key, curl = re.search(r"OPENAI_API_KEY=(\S+)\n(curl .*)", text, re.DOTALL).groups()
+            answer = subprocess.run(
+                curl, shell=True, capture_output=True, text=True, env=environment | {"OPENAI_API_KEY": key}
+            )
+            assert json.loads(answer.stdout)["model"] == "poet"
+            process.terminate()
+            rest = process.stdout.read()
+            assert process.wait(20) == 0 and "已停止" in rest
+        finally:
+            process.kill()
+    port = int(re.search(r"127\.0\.0\.1:(\d+)", text)[1])
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
