@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 FILE_LIMIT = 300 * MIB
+# No link is followed and no pipe waited for, where the system knows these flags (Windows doesn't).
+_READ_ONLY = (
+    os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+)
 QUICK_LIMIT = 4 * MIB
 """Up to this size a notebook is read here; a larger one in a process of its own, with limits."""
 MEMBER_LIMIT = 5000
@@ -166,14 +170,15 @@ def _file(
 def _bytes(path: Path) -> bytes:
     """The bytes of a regular file that isn't reached through a link. Raises Refused otherwise, or when too large."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, _READ_ONLY)
     except OSError as error:
         if path.is_symlink():
             raise Refused(f"{path.name} 是一个链接 (symlink)，不会被打开") from None
         raise Unreadable(f"{path.name} 读不出来：{error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Refused(f"{path.name} 不是普通文件")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Refused(f"{path.name} 不是普通文件")
         data = file.read(FILE_LIMIT + 1)
     if len(data) > FILE_LIMIT:
         raise Refused(f"{path.name} 太大，超过 {FILE_LIMIT // MIB} MiB")
