@@ -1,7 +1,8 @@
 """Rows into nbgrader's gradebook, so that formgrader and nbgrader's exports work on them.
 
 The whole file is written anew by one process, and put in place in one step. What a person entered in formgrader
-(manual scores, extra credit, comments) is carried over from the old file.
+(manual scores, extra credit, comments) is carried over from the old file; questions of `--manual` are as that table
+says.
 """
 
 import hashlib
@@ -79,13 +80,29 @@ def _fill(session: Any, rows: list[dict], entered: dict) -> None:
             )
             session.add(cell)
             session.add(api.SolutionCell(id=_id(lab.name, name, "answer"), name=name, notebook=notebook))
+        for question, points in _questions(rows, number):
+            session.add(
+                api.GradeCell(
+                    id=_id(lab.name, "manual", question),
+                    name=question,
+                    max_score=points,
+                    cell_type="markdown",
+                    notebook=notebook,
+                )
+            )
     for student in sorted({row["student"] for row in rows}):
         session.add(api.Student(id=student))
     session.flush()
     for row in rows:
-        if row["status"] != "missing":
+        if row["status"] != "missing" or row.get("manual"):
             _add_row(session, row, entered)
     session.commit()
+
+
+def _questions(rows: list[dict], number: str) -> list[tuple[str, float]]:
+    """The questions of a lab that were marked by hand, and their points."""
+    given = (entry for row in rows if row["lab"] == number for entry in row.get("manual", ()))
+    return sorted({(entry["question"], entry["points"]) for entry in given})
 
 
 def _add_row(session: Any, row: dict, entered: dict) -> None:
@@ -124,6 +141,17 @@ def _add_row(session: Any, row: dict, entered: dict) -> None:
                 notebook_id=submitted,
                 auto_comment=said,
                 **entered.get((*key, "comment", name), {}),
+            )
+        )
+    for entry in row.get("manual", ()):
+        session.add(
+            api.Grade(
+                id=_id(*key, "manual", entry["question"]),
+                cell_id=_id(lab.name, "manual", entry["question"]),
+                notebook_id=submitted,
+                auto_score=0.0,
+                manual_score=entry["score"],
+                needs_manual_grade=False,
             )
         )
 

@@ -193,3 +193,30 @@ def test_the_gradebook_is_nbgraders_and_keeps_what_a_person_entered(submissions,
     gradebook.write(path, rows)
     with Gradebook(f"sqlite:///{path}", gradebook.COURSE_ID) as book:
         assert book.find_submission(LAB.name, "学生 1").score == 0.5
+
+
+def test_points_by_hand_and_the_late_penalty_reach_the_gradebook(submissions, clean, tmp_path):
+    from nbgrader.api import Gradebook
+
+    from lab_utils.grading import gradebook, policy
+
+    (tmp_path / "submitted.csv").write_text(
+        f"student,lab,submitted\n学生 0,{LAB.number},2026-12-03T00:30+08:00\n", "utf-8"
+    )
+    (tmp_path / "manual.csv").write_text(
+        f"student,lab,question,points,max\n学生 0,{LAB.number},思考题 1,2,3\n", "utf-8"
+    )
+    decided = policy.read(
+        "2026-12-01T23:59+08:00", "10%/day", tmp_path / "submitted.csv", tmp_path / "manual.csv"
+    )
+    texts = [text for name, text in sorted(clean[1].items()) if name.endswith(f"{LAB.number}.json")]
+    rows = [decided.apply(json.loads(text)) for text in texts]
+    gradebook.write(tmp_path / "gradebook.db", rows)
+    with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}", gradebook.COURSE_ID) as book:
+        assert book.find_assignment(LAB.name).max_score == sum(LAB.points.values()) + 3
+        found = {entry.student.id: entry for entry in book.assignment_submissions(LAB.name)}
+        late = found["学生 0"]
+        assert (late.score, late.late_submission_penalty) == (7, 1.4)
+        assert {row["student"]: row["score"] for row in rows} == {
+            name: entry.score - (entry.late_submission_penalty or 0) for name, entry in found.items()
+        }
