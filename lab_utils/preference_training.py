@@ -6,9 +6,7 @@ Rows are preference pairs as in `lab_utils.data.preference`.
 """
 
 import os
-import random
 import shutil
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -89,28 +87,6 @@ def pair_logps(model, tokenizer, rows: Sequence[dict], **how) -> tuple[torch.Ten
     """Log-probabilities of the chosen and of the rejected answers, each (rows,); `how`: of `answer_logps`."""
     chosen = answer_logps(model, tokenizer, [row["prompt"] + row["chosen"] for row in rows], **how)
     return chosen, answer_logps(model, tokenizer, [row["prompt"] + row["rejected"] for row in rows], **how)
-
-
-def in_blocks(rows: Sequence[dict], size: int, key: str, seed: int) -> list[dict]:
-    """`rows` shuffled so that each `size` in a row share `key`: batches of like length, hardly padded.
-
-    A trainer that keeps the order then sees one block a step. Rows that fill no block of their own
-    are left out, fewer than `size` of each value of `key`.
-
-    Raises ValueError when no block comes out.
-    """
-    groups, rng = defaultdict(list), random.Random(seed)
-    for row in rng.sample(list(rows), len(rows)):
-        groups[row[key]].append(row)
-    blocks = [
-        group[start : start + size]
-        for group in groups.values()
-        for start in range(0, len(group) - size + 1, size)
-    ]
-    if not blocks:
-        raise ValueError(f"{len(rows)} 行里没有一种 {key} 够 {size} 行，排不成一批 (batch)")
-    rng.shuffle(blocks)
-    return [row for block in blocks for row in block]
 
 
 def kl_on_samples(policy, reference, tokenizer, questions: Sequence[dict], texts: Sequence[str]) -> float:

@@ -13,7 +13,6 @@ from lab_utils.preference_training import (
     answer_logps,
     collate,
     history,
-    in_blocks,
     kl_on_samples,
     pair_logps,
     save_policy,
@@ -143,27 +142,6 @@ def test_history_has_one_row_a_training_step():
     assert list(table.columns) == ["loss", "learning_rate", "step"]
 
 
-ROWS = [{"form": form, "n": n} for n in range(10) for form in ("a", "b", "c")]
-
-
-def test_every_block_has_one_form_and_no_row_comes_twice():
-    rows = in_blocks(ROWS, 4, "form", seed=0)
-    blocks = [rows[i : i + 4] for i in range(0, len(rows), 4)]
-    assert [len({row["form"] for row in block}) for block in blocks] == [1] * 6
-    assert len({(row["form"], row["n"]) for row in rows}) == 24
-
-
-def test_blocks_of_different_forms_take_turns_by_chance_but_the_same_for_one_seed():
-    orders = ["".join(row["form"] for row in in_blocks(ROWS, 2, "form", seed)) for seed in range(4)]
-    assert len(set(orders)) == 4
-    assert in_blocks(ROWS, 2, "form", 3) == in_blocks(ROWS, 2, "form", 3)
-
-
-def test_rows_too_few_for_a_block_are_refused():
-    with pytest.raises(ValueError, match="排不成一批"):
-        in_blocks(ROWS, 11, "form", 0)
-
-
 TALKS = [
     [{"role": "user", "content": f"以“{theme}”为题写五言绝句一首。"}, {"role": "assistant", "content": poem}]
     for theme, poem in (
@@ -196,8 +174,9 @@ def moved(rewarder):
                 weight.zero_()
 
 
-def padded(tokenizer, side="right"):
-    texts = [tokenizer.apply_chat_template(talk, tokenize=False).rstrip("\n") for talk in TALKS]
+def padded(tokenizer, side="right", end=""):
+    """TALKS as ids that stop at the end token, then `end`."""
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False).rstrip("\n") + end for talk in TALKS]
     return tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
 
 
@@ -216,7 +195,7 @@ def test_equals_difference_of_log_probs(moved):
     policy = reward.tokens.policy
     want = answer_logps(policy, tokenizer, TALKS)
     want = want - answer_logps(policy, tokenizer, TALKS, adapter=False)
-    got = rewards_of(reward, padded(tokenizer))[:, 0]
+    got = rewards_of(reward, padded(tokenizer, end="\n"))[:, 0]  # `answer_logps` counts the line break too
     assert got.abs().min() > 0.1
     assert torch.allclose(got, want, atol=1e-4)
 
