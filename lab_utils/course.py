@@ -188,7 +188,7 @@ LABS: tuple[Lab, ...] = (
             "用 TRL 和 SWIFT 在同样的数据上训练，读懂差、准确率和两条对数概率曲线",
             "知道 β 以及 ORPO、KTO、SimPO 各改变了什么，用采样的考试而不是准确率下结论",
         ),
-        minutes={"cpu": 8, "gpu": 8},
+        minutes={"cpu": 6, "gpu": 8},
         memory_gib={"cpu": 3.0, "gpu": 4.0},
         difficulty="挑战",
         requires=("05",),
