@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -242,6 +243,13 @@ def grade(
     manual: Annotated[
         Path | None, typer.Option(help="人工评的分：CSV，student,lab,question,points,max[,comment]")
     ] = None,
+    artefacts: Annotated[
+        Path | None,
+        typer.Option(
+            help="要交的适配器 (adapter)：CSV，lab,folder,points[,rank,targets,questions,full_rate]；"
+            "学生把叫 folder 的文件夹放在笔记本旁边，按它评分，不重新训练"
+        ),
+    ] = None,
     unsandboxed: Annotated[
         bool,
         typer.Option(
@@ -250,11 +258,13 @@ def grade(
     ] = False,
 ) -> None:
     """评分 (grade)：在沙箱里运行学生的答案，写出 grades.csv、gradebook.db 和每个学生的结果。"""
-    from lab_utils.grading import batch, feedback, gradebook, policy, sandbox
+    from lab_utils.grading import adapters, batch, feedback, gradebook, policy, sandbox
 
     with _friendly():
         decided = policy.read(deadline, late, submitted, manual)
+        asked = policy.read_artefacts(artefacts) if artefacts else ()
     labs = tuple(_labs(lab)) if lab else None
+    asked = tuple(one for one in asked if labs is None or one.lab in {chosen.number for chosen in labs})
     problem = "" if unsandboxed else sandbox.available()
     if problem:
         _stop(problem)
@@ -262,11 +272,20 @@ def grade(
         typer.secho("⚠️  没有沙箱：学生的代码以你的身份运行 (unsandboxed)", fg="yellow", err=True)
     with _friendly():
         hidden = (submissions.resolve(), out.resolve(), course.root())
-        planned = batch.plan(submissions, out, labs, batch.Settings(seed, not unsandboxed, hidden))
+        settings = batch.Settings(seed, not unsandboxed, hidden)
+        planned = batch.plan(submissions, out, labs, settings, [one.lab for one in asked])
+        handed_in = adapters.find(submissions, out, asked) if asked else []
     total = len(planned.rows) + len(planned.jobs)
     typer.echo(f"{total} 份：{len(planned.jobs)} 份要运行，{planned.kept} 份沿用上次的结果")
+    if asked:
+        new = sum(one.judging is not None and one.judgement is None for one in handed_in)
+        there = sum(one.judging is not None for one in handed_in) - new
+        typer.echo(f"适配器 (adapter)：{new} 个要评，{there} 个沿用上次的结果")
     try:
-        with typer.progressbar(length=total, label="评分 (grading)", file=sys.stderr) as bar:
+        with typer.progressbar(length=total + len(handed_in), label="评分 (grading)", file=sys.stderr) as bar:
+            for _ in adapters.judge(handed_in, workers):
+                bar.update(1)
+            decided = replace(decided, artefacts=adapters.entries(handed_in))
             rows = batch.run(planned, workers, scheduler, lambda row: bar.update(1), decided.apply)
         feedback.write_all(out, rows)
         gradebook.write(out / "gradebook.db", rows)
@@ -275,9 +294,12 @@ def grade(
         raise typer.Exit(1) from None
     for line in decided.unmatched(rows):
         typer.secho(f"⚠️  --submitted 或 --manual 里的 {line} 没有对上任何作业", fg="yellow", err=True)
-    failed = [row for row in rows if row["status"] == "failed"]
-    for row in failed:
-        typer.secho(f"❌ {row['student']} {row['lab']} {row['reason']}", fg="red", err=True)
+    for number, students, how in adapters.copies(rows):
+        typer.secho(f"⚠️  实验 {number} 的适配器{how}：{'、'.join(students)}", fg="yellow", err=True)
+    failed = [(row, row["reason"]) for row in rows if row["status"] == "failed"]
+    failed += [(row, one["message"]) for row in rows for one in row["exercises"] if one["stage"] == "failed"]
+    for row, reason in failed:
+        typer.secho(f"❌ {row['student']} {row['lab']} {reason}", fg="red", err=True)
     if failed:
         raise typer.Exit(1)
     typer.echo(f"✅ {out / 'grades.csv'}  {out / 'gradebook.db'}")

@@ -7,10 +7,11 @@ table in the README are made from it. Standard library only.
 import json
 import math
 import os
-import tempfile
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+
+from lab_utils.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -368,15 +369,7 @@ def record(**figures) -> None:
         return
     path = Path(target)
     merged = _read_figures(path) | plain
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            json.dump(merged, out, ensure_ascii=False, indent=1, allow_nan=False)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomic(path, json.dumps(merged, ensure_ascii=False, indent=1, allow_nan=False))
 
 
 def card(number_or_name: str) -> str:

@@ -1,5 +1,6 @@
 """Let a transformers model write: batches of prompts in, texts out, each with whether it stopped by itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -20,6 +21,38 @@ def chat_prompt(tokenizer, message: str) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
+def decoding(temperature: float = 0.0, top_p: float = 1.0) -> dict:
+    """Arguments of transformers' `generate`: at temperature 0 the likeliest token each time, else sampling.
+
+    What the model's own generation settings say of it counts for nothing.
+    """
+    if temperature > 0:
+        return {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+def end_ids(eos_token_id: int | list[int] | None) -> list[int]:
+    """The end tokens that an `eos_token_id` names: transformers allows one, several or none."""
+    if eos_token_id is None:
+        return []
+    return eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
+
+
+def complete_batch(model, tokenizer, inputs: Mapping, max_new_tokens: int, **how) -> list[Completion]:
+    """What follows each row of a batch. `inputs`: `input_ids` and `attention_mask`, (batch, seq), padded on
+    the left, on the model's device; `how`: further arguments of `generate`, as `decoding` gives them."""
+    import torch
+
+    ends = end_ids(model.generation_config.eos_token_id)
+    with torch.no_grad():
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+    out = []
+    for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), None)
+        out.append(Completion(tokenizer.decode(row[:stop], skip_special_tokens=True), stop is not None))
+    return out
+
+
 def complete(
     model,
     tokenizer,
@@ -38,20 +71,11 @@ def complete(
 
     if not prompts or not all(prompts):
         raise ValueError("提示 (prompt) 不能为空：请给出至少一个非空的字符串")
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    end_ids = model.generation_config.eos_token_id
-    ends = set(end_ids if isinstance(end_ids, list) else [end_ids])
+    how = decoding(temperature, top_p)
     torch.manual_seed(seed)
     out = []
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
         inputs = tokenizer(part, return_tensors="pt", padding=True, padding_side="left").to(model.device)
-        with torch.no_grad():
-            ids = model.generate(
-                **inputs, max_new_tokens=max_new_tokens, **(sampling if temperature > 0 else greedy)
-            )
-        for row in ids[:, inputs.input_ids.shape[1] :].tolist():
-            stop = next((i for i, token in enumerate(row) if token in ends), None)
-            out.append(Completion(tokenizer.decode(row[:stop], skip_special_tokens=True), stop is not None))
+        out += complete_batch(model, tokenizer, inputs, max_new_tokens, **how)
     return out

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from lab_utils import finetune
-from lab_utils.align import sequence_logps
+from lab_utils.align import sequence_logps, token_logps
 from lab_utils.data.chat import IGNORE
 from lab_utils.data.formats import encode
 
@@ -119,8 +119,8 @@ class TokenScores(nn.Module):
         """
         how = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         with torch.no_grad(), self.policy.disable_adapter():
-            reference = _token_logps(self.policy(**how).logits, input_ids)
-        gained = _token_logps(self.policy(**how).logits, input_ids) - reference
+            reference = token_logps(self.policy(**how).logits, input_ids)
+        gained = token_logps(self.policy(**how).logits, input_ids) - reference
         begun = (input_ids == self.header[0]).cumsum(1) >= 2
         answer = begun.roll(len(self.header), 1) & begun & attention_mask.bool()
         sums = (gained * answer[:, 1:]).cumsum(1)
@@ -169,8 +169,3 @@ def _lengths(labels: torch.Tensor) -> torch.Tensor:
     """Length of each conversation, (batch, 1): an answer stands at its end. labels: (batch, seq)."""
     places = torch.arange(1, labels.shape[1] + 1) * (labels != IGNORE)
     return places.amax(1, keepdim=True)
-
-
-def _token_logps(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """log p of each token after the first, (batch, seq - 1). logits: (batch, seq, vocab), ids: (batch, seq)."""
-    return logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)

@@ -4,9 +4,8 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from lab_utils import finetune, models
+from lab_utils import finetune
 from lab_utils.data import formats
 
 ROWS = [
@@ -21,30 +20,13 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(models.path(models.SHIPPED))
-
-
-@pytest.fixture(scope="module")
 def examples(tokenizer):
     return finetune.encode_rows(tokenizer, ROWS)
 
 
 @pytest.fixture
-def model(tokenizer):
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return Qwen3ForCausalLM(config).eval()
+def model(tiny_qwen3):
+    return tiny_qwen3(tie_word_embeddings=True).eval()
 
 
 def values(model):

@@ -2,7 +2,7 @@ import pytest
 
 from lab_utils import models
 from lab_utils.data.verse_sft import INSTRUCTIONS, eval_prompts, instruction
-from lab_utils.generation import chat_prompt, complete
+from lab_utils.generation import chat_prompt, complete, end_ids
 from lab_utils.verse import FORMS, themes
 
 
@@ -32,6 +32,10 @@ def test_ended_means_stopped_by_itself(shipped):
     assert full.ended and not cut.ended
     assert full.text.startswith(cut.text) and len(cut.text) == 5
     assert "<|" not in full.text
+
+
+def test_a_model_has_one_end_token_or_several_or_none():
+    assert (end_ids(2), end_ids([2, 0]), end_ids(0), end_ids(None)) == ([2], [2, 0], [0], [])
 
 
 @pytest.mark.parametrize("prompts", [[], [""], ["《山夜》", ""]])

@@ -2,52 +2,25 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer
-from trl import GRPOConfig, GRPOTrainer
 
-from lab_utils import grpo, models, rewards, verse_exam
+from lab_utils import grpo, rewards, verse_exam
 
 FORMS = ("五言绝句", "七言绝句")
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(models.path(models.SHIPPED))
-
-
-def train(model, tokenizer, folder, callbacks):
-    """Two steps of GRPO by TRL on `model`; the trainer."""
-    settings = GRPOConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=4,
-        num_generations=2,
-        max_completion_length=8,
-        max_steps=2,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
-        disable_tqdm=True,
-        seed=0,
-    )
-    trainer = GRPOTrainer(
-        model,
-        [rewards.theme_word_count, rewards.verse_form],
-        settings,
-        train_dataset=grpo.dataset(verse_exam.questions("reward", 8, FORMS)),
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
-    trainer.train()
-    return trainer
+def train(train_grpo, tiny_qwen3):
+    """Two steps on a fresh model: `train(folder, *callbacks)`; the trainer."""
+    data = grpo.dataset(verse_exam.questions("reward", 8, FORMS))
+    judges = [rewards.theme_word_count, rewards.verse_form]
+    return lambda folder, *callbacks: train_grpo(tiny_qwen3(), judges, data, folder, 2, callbacks)
 
 
 @pytest.fixture(scope="module")
-def watched(tokenizer, tiny_qwen3, tmp_path_factory, plain_trainer):
+def watched(tokenizer, train, tmp_path_factory):
     """A trained trainer and the samples that were kept."""
     samples = grpo.Samples(tokenizer, verse_exam.questions("eval", 3, FORMS), every=2, max_new_tokens=8)
-    return train(tiny_qwen3(tokenizer), tokenizer, tmp_path_factory.mktemp("watched"), [samples]), samples
+    return train(tmp_path_factory.mktemp("watched"), samples), samples
 
 
 def test_the_log_has_a_row_a_step_and_a_column_a_reward(watched):
@@ -74,10 +47,8 @@ def test_poems_are_kept_before_the_first_step_and_after_every_second(watched):
     assert all(len(table) == 3 for table in samples.tables.values())
 
 
-def test_watching_changes_neither_the_training_nor_its_random_numbers(
-    watched, tokenizer, tiny_qwen3, tmp_path
-):
-    alone = train(tiny_qwen3(tokenizer), tokenizer, tmp_path, [])
+def test_watching_changes_neither_the_training_nor_its_random_numbers(watched, train, tmp_path):
+    alone = train(tmp_path)
     assert alone.model.training == watched[0].model.training
     for one, other in zip(alone.model.parameters(), watched[0].model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -6,12 +6,10 @@ import math
 import random
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import lab_utils
 from lab_utils import course, rewards, swift
 from lab_utils.rewards import (
     ARITHMETIC,
@@ -37,7 +35,6 @@ from lab_utils.verse import FORMS, check, repetition, themes
 
 EVERY = (*ARITHMETIC, *VERSE)
 COLUMNS = ("answer", "form", "theme")
-BASE = Path(lab_utils.__file__).parent / "assets" / "xiaoshi-base"
 
 RIGHT = "<reasoning>12 是 3 个 4。</reasoning>\n<answer>3</answer>"
 POEM = "白日依山尽，黄河入海流。\n欲穷千里目，更上一层楼。"
@@ -401,20 +398,9 @@ def test_a_megabyte_takes_no_longer_than_its_length(text):
 # TRL and ms-swift
 
 
-@pytest.fixture(scope="module")
-def tiny(tiny_qwen3):
-    """A random two-layer model with the shipped tokenizer."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    return tiny_qwen3(tokenizer), tokenizer
-
-
-def test_trl_calls_every_reward_and_logs_it_by_name(tmp_path, tiny, plain_trainer):
+def test_trl_calls_every_reward_and_logs_it_by_name(tmp_path, tiny_qwen3, train_grpo):
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
 
-    model, tokenizer = tiny
     prompt = [{"role": "user", "content": "写一首五言绝句"}]
     data = Dataset.from_list(
         [
@@ -422,20 +408,7 @@ def test_trl_calls_every_reward_and_logs_it_by_name(tmp_path, tiny, plain_traine
             for theme in themes("reward")[:2]
         ]
     )
-    settings = GRPOConfig(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=4,
-        num_generations=2,
-        max_completion_length=8,
-        max_steps=1,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    trainer = GRPOTrainer(model, list(EVERY), settings, train_dataset=data, processing_class=tokenizer)
-    trainer.train()
+    trainer = train_grpo(tiny_qwen3(), EVERY, data, tmp_path, 1)
     logged = trainer.state.log_history[0]
     for function in EVERY:
         assert math.isfinite(logged[f"rewards/{function.__name__}/mean"])

@@ -14,6 +14,7 @@ from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.authoring.master import MasterError, Problem
 from lab_utils.authoring.run import Say, execute
+from lab_utils.files import write_atomic
 
 # nbval reads a carriage return the same way: what stands before it on its line is overwritten.
 _OVERWRITTEN = re.compile(r"^.*\r(?=[^\n])", re.MULTILINE)
@@ -50,7 +51,7 @@ def build(lab: course.Lab, run_cells: bool = True, say: Say = lambda text: None)
     normalise(solution)
     texts = {pair.student_path: master.dumps(student), pair.solution_path: master.dumps(solution)}
     for path, text in texts.items():
-        master.write_atomic(path, text)
+        write_atomic(path, text)
     return pair
 
 

@@ -14,9 +14,7 @@ A cell's id comes from its name, or from its own source: editing one cell change
 """
 
 import hashlib
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +28,8 @@ BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
 BEGIN_HIDDEN, END_HIDDEN = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 MARKERS = (BEGIN_SOLUTION, END_SOLUTION, BEGIN_HIDDEN, END_HIDDEN)
 CARD = "{{card}}"
+BEGIN_STUB, END_STUB = 'raise NotImplementedError("练习', '：在这里写你的代码")'
+"""What the student gets in place of a solution, with the exercise's name between them."""
 
 # The tag of a master, and the tag that makes nbval treat the cell accordingly.
 TAGS = {
@@ -171,7 +171,7 @@ def student_source(cell: Cell) -> str:
         marker = line.strip()
         if marker == BEGIN_SOLUTION:
             indent = line[: line.index("#")]
-            lines.append(f'{indent}raise NotImplementedError("练习 {cell.exercise}：在这里写你的代码")')
+            lines.append(f"{indent}{BEGIN_STUB} {cell.exercise}{END_STUB}")
         if marker in MARKERS:
             inside = marker in (BEGIN_SOLUTION, BEGIN_HIDDEN)
         elif not inside:
@@ -279,17 +279,3 @@ def dumps(nb: "NotebookNode") -> str:
 
     nbformat.validate(nb)
     return nbformat.writes(nb, version=nbformat.NO_CONVERT, indent=1, ensure_ascii=False).rstrip("\n") + "\n"
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either its old content or all of the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -3,7 +3,8 @@
 import re
 
 from lab_utils import course
-from lab_utils.authoring.master import Problem, write_atomic
+from lab_utils.authoring.master import Problem
+from lab_utils.files import write_atomic
 
 LANGUAGES = {"README.md": "en", "README.zh.md": "zh"}
 _TABLE = re.compile(r"(<!-- labs:begin.*?-->\n).*?(<!-- labs:end -->)", re.DOTALL)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lab_utils import course
 from lab_utils.authoring import master
+from lab_utils.files import write_atomic
 
 if TYPE_CHECKING:
     import psutil
@@ -123,7 +124,7 @@ def run(
         say(summary(results[-1]) + "\n")
         if report:
             table = {result.lab.partition("_")[0]: asdict(result) for result in results}
-            master.write_atomic(report, json.dumps(table, ensure_ascii=False, indent=1) + "\n")
+            write_atomic(report, json.dumps(table, ensure_ascii=False, indent=1) + "\n")
     return results
 
 

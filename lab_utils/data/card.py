@@ -15,7 +15,6 @@ Limits: `min_length`, `max_length` (characters of a str, entries of a list, of m
 import csv
 import hashlib
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from statistics import median
 import yaml
 
 from lab_utils.data.formats import read_jsonl
+from lab_utils.files import write_atomic
 
 TYPES = ("str", "int", "float", "enum", "list[str]", "messages", "turns")
 LIMITS = ("min_length", "max_length", "minimum", "maximum", "values")
@@ -123,10 +123,7 @@ def update_card(folder: str | Path) -> Card:
     card = read_card(folder)
     meta = {**card.meta, **measure(card)}
     head = yaml.safe_dump(meta, allow_unicode=True, sort_keys=False, default_flow_style=None, width=100)
-    path = card.folder / "README.md"
-    draft = path.with_name("README.md.part")
-    draft.write_text(f"---\n{head}---\n{card.prose}", encoding="utf-8", newline="\n")
-    os.replace(draft, path)
+    write_atomic(card.folder / "README.md", f"---\n{head}---\n{card.prose}")
     return read_card(folder)
 
 

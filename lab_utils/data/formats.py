@@ -6,12 +6,12 @@ ms-swift drops a bad or over-long row and goes on.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab_utils.data.chat import IGNORE
+from lab_utils.files import write_atomic
 
 ROLES = ("system", "user", "assistant", "tool")
 OTHER_ROLES = {
@@ -103,13 +103,7 @@ def write_jsonl(path: str | Path, rows: Sequence[dict]) -> Path:
     """
     path = Path(path)
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomic(path, text)
     return path
 
 

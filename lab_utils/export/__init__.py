@@ -9,7 +9,7 @@
 
 from lab_utils.export.candidate import Candidate, Local, Served, local, served
 from lab_utils.export.card import write_card
-from lab_utils.export.folder import Artifact, classify, resolve
+from lab_utils.export.folder import Artifact, classify, model_folder, resolve
 from lab_utils.export.llama_cpp import llama_cpp, to_gguf
 from lab_utils.export.merge import merge, merge_command, merged_into_4bit
 from lab_utils.export.ollama import modelfile
@@ -33,6 +33,7 @@ __all__ = [
     "merge",
     "merge_command",
     "merged_into_4bit",
+    "model_folder",
     "modelfile",
     "parity",
     "preflight",

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lab_utils import models
-from lab_utils.export.folder import WHOLE, classify, resolve
-from lab_utils.generation import Completion
+from lab_utils.export.folder import WHOLE, classify, model_folder, resolve
+from lab_utils.generation import Completion, complete_batch, decoding
 
 TOP = 20
 """How many of the likeliest tokens are compared: as many as vLLM gives by default."""
@@ -59,26 +59,10 @@ class Local:
         return found
 
     def greedy(self, batch: Sequence[list[int]], max_new_tokens: int) -> list[Completion]:
-        import torch
-
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
         found = []
         for part in _parts(batch, self.batch_size):
             inputs = self._padded(part)
-            with torch.no_grad():
-                ids = self.model.generate(
-                    **inputs,
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
-                )
-            for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
-                stop = next((i for i, token in enumerate(row) if token in ends), None)
-                text = self.tokenizer.decode(row[:stop], skip_special_tokens=True)
-                found.append(Completion(text, stop is not None))
+            found += complete_batch(self.model, self.tokenizer, inputs, max_new_tokens, **decoding())
         return found
 
     def _padded(self, part: Sequence[list[int]]) -> dict:
@@ -159,7 +143,7 @@ def local(
     merged. `bits` 4: the model's weights are stored in NF4, as in QLoRA, and computed in `dtype`.
     Raises ValueError for a folder that doesn't hold what is asked for, and what `models.load` raises.
     """
-    folder = models.path(str(model)) if str(model) in models.REGISTRY else resolve(model)
+    folder = model_folder(model)
     kind = classify(folder).kind
     if kind not in WHOLE:
         raise ValueError(f"{folder} 是 {kind}，不是完整的模型。适配器要和底座一起给：(底座, 适配器)。")

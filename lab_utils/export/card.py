@@ -1,11 +1,12 @@
 """The model card: a README.md in ModelScope's form, written from the facts of the run."""
 
 import json
-import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
-from lab_utils.export.folder import MERGE_RECORD, WHOLE, classify, quantized_bits, read_json
+from lab_utils.export.folder import MERGE_RECORD, WHOLE, classify, quantized_bits, read_json, tensor_shapes
+from lab_utils.files import write_atomic
 
 CARD = "README.md"
 CONFIGURATION = "configuration.json"
@@ -32,9 +33,9 @@ def write_card(
         raise ValueError(f"模型卡片 (model card) 不能空着：{'、'.join(empty)}。没有测过就先去测。")
     record, config = read_json(folder / MERGE_RECORD), read_json(folder / "config.json")
     text = _front(license, record) + _body(folder, record, config, training, figures, limits)
-    _write(folder / CARD, text)
+    write_atomic(folder / CARD, text)
     task = {"framework": "pytorch", "task": "text-generation"}
-    _write(folder / CONFIGURATION, json.dumps(task) + "\n")
+    write_atomic(folder / CONFIGURATION, json.dumps(task) + "\n")
     return folder / CARD
 
 
@@ -56,15 +57,7 @@ def front_matter(card: Path) -> dict:
 
 def parameters(folder: Path) -> int:
     """Parameters in the safetensors files of a model that isn't quantized; only headers are read."""
-    import math
-
-    from safetensors import safe_open
-
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="np") as weights:
-            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    return total
+    return sum(prod(s) for file in folder.glob("*.safetensors") for s in tensor_shapes(file).values())
 
 
 def _front(license: str, record: dict) -> str:
@@ -105,10 +98,3 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 ```
 """
-
-
-def _write(file: Path, text: str) -> None:
-    """Write `file` completely or not at all."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

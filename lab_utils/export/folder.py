@@ -80,6 +80,14 @@ def resolve(folder: str | Path, which: str = "last") -> Path:
     return found.folder
 
 
+def model_folder(model: str | Path) -> Path:
+    """The folder of a name of `lab_utils.models`, or the one meant by a folder or run folder, as by `resolve`.
+
+    Raises what `models.path` and `resolve` raise.
+    """
+    return models.path(str(model)) if str(model) in models.REGISTRY else resolve(model)
+
+
 def broken_weights(folder: Path) -> list[str]:
     """What is wrong with the weight files of a model or adapter in `folder`, one line a file, in Chinese.
 
@@ -95,18 +103,21 @@ def broken_weights(folder: Path) -> list[str]:
         elif error := _unreadable(folder / name):
             problems.append(f"权重文件 {name} 读不出来（{error}）：下载或保存时中断了")
         elif index and name.endswith(".safetensors"):
-            lacking = {t for t, file in index.items() if file == name} - set(tensor_names(folder / name))
+            lacking = {t for t, file in index.items() if file == name} - tensor_shapes(folder / name).keys()
             if lacking:
                 problems.append(f"{name} 里没有索引写着的张量 {min(lacking)}，共缺 {len(lacking)} 个")
     return problems
 
 
-def tensor_names(file: Path) -> list[str]:
-    """Names of the tensors in a safetensors file; only the header is read."""
+def tensor_shapes(file: Path) -> dict[str, list[int]]:
+    """Name → shape of each tensor in a safetensors file; only the header is read.
+
+    Raises SafetensorError for a file that isn't one or was cut off.
+    """
     from safetensors import safe_open
 
     with safe_open(file, framework="np") as weights:
-        return list(weights.keys())
+        return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
 
 
 def quantized_bits(folder: Path) -> int | None:
@@ -204,7 +215,7 @@ def _unreadable(file: Path) -> str | None:
         from safetensors import SafetensorError
 
         try:
-            return None if tensor_names(file) else "里面没有张量"
+            return None if tensor_shapes(file) else "里面没有张量"
         except (SafetensorError, OSError) as error:
             return str(error)
     import zipfile

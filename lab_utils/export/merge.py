@@ -15,7 +15,15 @@ from pathlib import Path
 
 from lab_utils import models, swift
 from lab_utils.export.candidate import Local, local
-from lab_utils.export.folder import MERGE_RECORD, WHOLE, classify, quantized_bits, read_json, resolve
+from lab_utils.export.folder import (
+    MERGE_RECORD,
+    WHOLE,
+    classify,
+    model_folder,
+    quantized_bits,
+    read_json,
+    resolve,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 TOOLS = ("peft", "swift")
@@ -117,7 +125,7 @@ def _by_swift(base: Path, adapter: Path, folder: Path, dtype: str) -> None:
 
 
 def _base(base: str | Path) -> Path:
-    folder = models.path(str(base)) if str(base) in models.REGISTRY else resolve(base)
+    folder = model_folder(base)
     found = classify(folder)
     if found.kind not in WHOLE:
         raise ValueError(f"{folder} 是 {found.kind}，不能当底座 (base)：{found.why}。")

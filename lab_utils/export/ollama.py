@@ -7,6 +7,8 @@ prompt, so the two are rendered and compared before a Modelfile is written.
 import re
 from pathlib import Path
 
+from lab_utils.generation import end_ids
+
 CHATML = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 """ChatML as an Ollama template."""
 _PROBES = (
@@ -35,8 +37,7 @@ def modelfile(folder: str | Path, gguf: str | Path, template: str = CHATML) -> s
                 f"却是 {render(template, messages)!r}。请改 TEMPLATE，不要改模型。"
             )
     settings = GenerationConfig.from_pretrained(folder)
-    ends = settings.eos_token_id
-    stops = [tokenizer.decode([end]) for end in (ends if isinstance(ends, list) else [ends])]
+    stops = [tokenizer.decode([end]) for end in end_ids(settings.eos_token_id)]
     lines = [f"FROM ./{Path(gguf).name}", f'TEMPLATE """{template}"""']
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     if settings.do_sample:

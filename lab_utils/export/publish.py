@@ -9,6 +9,7 @@ from pathlib import Path
 from lab_utils import models
 from lab_utils.export.card import CARD, CONFIGURATION, front_matter
 from lab_utils.export.folder import MERGE_RECORD, broken_weights, classify, read_json
+from lab_utils.generation import end_ids
 
 WANTED = (
     "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json",
@@ -204,9 +205,7 @@ def _end_token(folder: Path, tokenizer) -> list[Problem]:
         ]
     turn = whole[len(before) :]
     settings = read_json(folder / "generation_config.json") or read_json(folder / "config.json")
-    ends = settings.get("eos_token_id")
-    ends = set(ends if isinstance(ends, list) else [ends])
-    if not ends & set(turn):
+    if not set(turn).intersection(end_ids(settings.get("eos_token_id"))):
         closing = tokenizer.decode(turn[-2:]).strip() or "没有"
         fault = f"eos_token_id 里没有结束回答的词元（模板用的是 {closing}），模型会停不下来"
         return [Problem("generation_config.json", fault, "把它的编号加进 eos_token_id")]

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,9 @@ LIMITS = {CONFIG: 64 * 2**10, WEIGHTS: 16 * 2**20}
 HEADER_LIMIT = 256 * 2**10
 """Bytes of a safetensors header; the shipped adapter's has 11 kB."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PROJECTIONS = 16
+SAME = 5e-3
+"""Relative distance below which two projections are the same; half precision moves one by 0.002, noise of 1 % by 0.02."""
 DTYPES = ("float32", "float16", "bfloat16")
 UNSUPPORTED = (
     "use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern",
@@ -57,22 +61,36 @@ def judge_adapter(folder: str | Path, demand: Demand | None = None, within: str 
 
     Keys: `status` (graded or refused), `reason` (Chinese, one line), `share` of the points (0 to 1) and, when
     graded: `rank`, `alpha`, `targets`, `sha256` (of the weights file: the same for copies), `shipped` (whether it is
-    the course's own adapter), `questions`, `passed`, `base_passed`, `low` and `high` (95 % interval of the paired
+    the course's own adapter), `projection` (the same for what computes the same), `questions`, `passed`, `base_passed`, `low` and `high` (95 % interval of the paired
     gain over the base). The same folder gives the same judgement: greedy decoding on fixed questions.
 
     With `within`, no folder between it and `folder` may be a link either. Raises ValueError when `folder` is not
     inside `within`, and what `models.load` raises when the shipped base itself is missing.
     """
-    demand = demand or Demand()
     try:
         files = read_files(folder, within)
+    except ArtefactError as error:
+        return refusal(error)
+    return judge_files(files, demand)
+
+
+def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> dict:
+    """The judgement on the bytes of the two files; see `judge_adapter`."""
+    demand = demand or Demand()
+    try:
         config = read_config(files[CONFIG], demand)
         weights = read_weights(files[WEIGHTS], config)
     except ArtefactError as error:
-        return {"status": "refused", "reason": str(error), "share": 0.0}
+        return refusal(error)
     digest = hashlib.sha256(files[WEIGHTS]).hexdigest()
-    found = {**config, "sha256": digest, "shipped": digest == _shipped_digest()}
+    found = {**config, "sha256": digest, "shipped": digest == shipped_digest()}
+    found["projection"] = projection(config, weights)
     return {"status": "graded", **found, **_examine(config, weights, demand)}
+
+
+def refusal(error: ArtefactError) -> dict:
+    """The judgement on what can't be judged."""
+    return {"status": "refused", "reason": str(error), "share": 0.0}
 
 
 def read_files(folder: str | Path, within: str | Path | None = None) -> dict[str, bytes]:
@@ -221,6 +239,41 @@ def _base():
     return models.load(models.SHIPPED)
 
 
+def projection(config: dict[str, Any], weights: dict) -> list[float]:
+    """PROJECTIONS numbers u·(s B A)·v, summed over the layers, with u and v drawn once for all: equal for adapters
+    that add the same to the base, however the product is split between A and B."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    scale = config["alpha"] / (math.sqrt(config["rank"]) if config["rslora"] else config["rank"])
+    total = torch.zeros(PROJECTIONS, dtype=torch.float64)
+    for name in sorted(expected_shapes(config["rank"], TARGETS)):
+        if not name.endswith(".lora_A.weight"):
+            continue
+        other = name.replace(".lora_A.", ".lora_B.")
+        wide, high = expected_shapes(1, TARGETS)[name][1], expected_shapes(1, TARGETS)[other][0]
+        u = torch.randn(PROJECTIONS, high, generator=generator, dtype=torch.float64)
+        v = torch.randn(wide, PROJECTIONS, generator=generator, dtype=torch.float64)
+        if name in weights:
+            total += ((u @ weights[other].double()).T * (weights[name].double() @ v)).sum(0)
+    return [float(f"{scale * value:.9g}") for value in total.tolist()]
+
+
+def computes_the_same(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two projections are the same but for rounding."""
+    size = math.hypot(*first)
+    return size > 0 and math.dist(first, second) <= SAME * size
+
+
+@lru_cache(maxsize=1)
+def shipped_projection() -> list[float]:
+    """The projection of the course's own adapter."""
+    files = read_files(models.shipped_adapter())
+    config = read_config(files[CONFIG], Demand())
+    return projection(config, read_weights(files[WEIGHTS], config))
+
+
+@lru_cache(maxsize=8)
 def expected_shapes(rank: int, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Name -> shape of the tensors that peft saves for a LoRA of this rank and these targets."""
     shapes = {}
@@ -232,7 +285,8 @@ def expected_shapes(rank: int, targets: tuple[str, ...]) -> dict[str, tuple[int,
 
 
 @lru_cache(maxsize=1)
-def _shipped_digest() -> str:
+def shipped_digest() -> str:
+    """The sha256 of the weights of the course's own adapter."""
     return hashlib.sha256((models.shipped_adapter() / WEIGHTS).read_bytes()).hexdigest()
 
 

@@ -1,4 +1,6 @@
-"""A batch: a folder of submissions in, a folder of rows out, by Dask; goes on where it was stopped.
+"""A batch: a folder of submissions in, a folder of rows out; goes on where it was stopped.
+
+Jobs are done by processes of this machine, or by a Dask cluster that is already there.
 
 DIR/STUDENT/NN.json is the row of one submission, written in one step; the rows already there are kept when neither
 the submission nor the course has changed. DIR/grades.csv and DIR/gradebook.db are made anew at the end.
@@ -9,20 +11,18 @@ import hashlib
 import io
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lab_utils import course
-from lab_utils.authoring.master import write_atomic
-from lab_utils.grading import collect, scoring, tasks
+from lab_utils.files import write_atomic
+from lab_utils.grading import collect, scoring, tasks, workers
 from lab_utils.grading.sandbox import Limits, Sandbox
 
 COLUMNS = ("student", "lab", "score", "max", "status", "reason")
 RESERVED = ("grades.csv", "gradebook.db", "report.html")
-ATTEMPTS = 3
 WARM = 2
 """Warm sandboxes that a worker keeps."""
 
@@ -48,6 +48,9 @@ class Job:
     notebook: collect.Notebook = field(repr=False)
     settings: Settings
 
+    def run(self) -> Row:
+        return grade_job(self)
+
 
 @dataclass
 class Plan:
@@ -62,17 +65,23 @@ class Plan:
 # ---------------------------------------------------------------- planning
 
 
-def plan(submissions: Path, out: Path, labs: tuple[course.Lab, ...] | None, settings: Settings) -> Plan:
+def plan(
+    submissions: Path,
+    out: Path,
+    labs: tuple[course.Lab, ...] | None,
+    settings: Settings,
+    also: Iterable[str] = (),
+) -> Plan:
     """Look at every submission. Raises ValueError and FileNotFoundError for folders that can't be meant.
 
-    `labs` None: every lab of which somebody handed in a notebook.
+    `labs` None: every lab of which somebody handed in a notebook, and those whose numbers are in `also`.
     """
     submissions, out = submissions.resolve(), out.resolve()
     if submissions == out or submissions in out.parents or out in submissions.parents:
         raise ValueError("成绩文件夹 (--out) 与作业文件夹 (submissions) 不能一个在另一个里面")
     found = list(collect.students(submissions))
     if labs is None:
-        handed_in = {number for student in found for number in student.versions}
+        handed_in = {number for student in found for number in student.versions} | set(also)
         labs = tuple(lab for lab in course.LABS if lab.number in handed_in)
     made = Plan(out, [], [])
     versions = {lab.number: tasks.version(lab, settings.seed) for lab in labs}
@@ -196,14 +205,15 @@ def close_sandboxes() -> None:
 
 def run(
     made: Plan,
-    workers: int,
+    count: int,
     scheduler: str | None,
     done: Callable[[Row], None] = lambda row: None,
     apply: Callable[[Row], Row] = lambda row: row,
 ) -> list[Row]:
     """Do what is planned, write everything, and give back all rows in order. `done` is told each row when it is written.
 
-    `apply` makes of each row what is written, such as `Policy.apply`; it must be idempotent, kept rows pass it again.
+    `count` jobs are under way at a time. `apply` makes of each row what is written, such as `Policy.apply`; it must
+    be idempotent, kept rows pass it again.
 
     Raises SandboxError when no sandbox can be started, and ConnectionError when a scheduler is lost: what was graded
     is kept, and the same command goes on from there.
@@ -214,8 +224,7 @@ def run(
         _write(made.out, row)
         done(row)
     if made.jobs:
-        one_process = scheduler is None and (workers <= 1 or len(made.jobs) == 1)
-        for job, result in _here(made.jobs) if one_process else _by_dask(made.jobs, workers, scheduler):
+        for job, result in _done(made.jobs, count, scheduler):
             row = apply(result if isinstance(result, dict) else _failed(job, result))
             _write(made.out, row)
             rows.append(row)
@@ -225,8 +234,8 @@ def run(
     return rows
 
 
-def _failed(job: Job, error: BaseException) -> Row:
-    reason = f"评分程序自己出了错，请重新运行 ({type(error).__name__}: {error})"
+def _failed(job: Job, why: str) -> Row:
+    reason = f"评分程序自己出了错，请重新运行 ({why})"
     return {**job.row, "status": "failed", "reason": scoring.clean(reason)}
 
 
@@ -241,8 +250,17 @@ def table(rows: Iterable[Row]) -> str:
     writer.writerow(COLUMNS)
     for row in rows:
         numbers = [f"{row[key]:g}" for key in ("score", "max")]
-        writer.writerow([_cell(row["student"]), row["lab"], *numbers, row["status"], _cell(row["reason"])])
+        reason = _cell("；".join([row["reason"], *_adapters_told(row)]))
+        writer.writerow([_cell(row["student"]), row["lab"], *numbers, row["status"], reason])
     return buffer.getvalue()
+
+
+def _adapters_told(row: Row) -> list[str]:
+    """What is said of the adapters of a row: they aren't in its reason, which is about the notebook."""
+    told = [entry for entry in row["exercises"] if "artefact" in entry]
+    return [
+        f"{entry['name']}（{entry['score']:g}/{entry['points']:g} 分）：{entry['message']}" for entry in told
+    ]
 
 
 def _cell(text: str) -> str:
@@ -250,66 +268,25 @@ def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def _here(jobs: list[Job]) -> Iterator[tuple[Job, Row | Exception]]:
+def _done(jobs: list[Job], count: int, scheduler: str | None) -> Iterator[workers.Done]:
+    """Each job with its row, or with what went wrong with the grader, as they get done."""
+    if scheduler:
+        return workers.cluster(jobs, scheduler)
+    if count > 1 and len(jobs) > 1:
+        return workers.processes(jobs, count, [__name__, "jupytext", *_modules(jobs)])
+    return _here(jobs)
+
+
+def _here(jobs: list[Job]) -> Iterator[workers.Done]:
     """Job after job in this process."""
     try:
         for job in jobs:
-            try:
-                yield job, grade_job(job)
-            except Exception as error:  # one submission that the grader fails at doesn't stop the batch
-                yield job, error
+            yield job, workers.outcome(job)
     finally:
         close_sandboxes()
 
 
-def _by_dask(jobs: list[Job], workers: int, scheduler: str | None) -> Iterator[tuple[Job, Row | Exception]]:
-    """Jobs on a cluster: one of our own, or the one at `scheduler`. A job whose worker dies is tried again."""
-    import dask
-    from distributed import Client, LocalCluster
-
-    dask.config.set(
-        {
-            "distributed.scheduler.allowed-failures": 0,
-            "distributed.admin.large-graph-warning-threshold": "1GB",
-        }
-    )
-    if scheduler:
-        with Client(scheduler, timeout="30s") as client:
-            yield from _submit(client, jobs)
-        return
-    with (
-        LocalCluster(
-            n_workers=min(workers, len(jobs)),
-            threads_per_worker=1,
-            memory_limit=0,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield from _submit(client, jobs)
-
-
-def _submit(client: Any, jobs: list[Job]) -> Iterator[tuple[Job, Row | Exception]]:
-    from distributed import as_completed
-
-    attempts = {client.submit(grade_job, job, pure=False): (job, 1) for job in jobs}
-    running = as_completed(attempts)
-    while attempts:
-        if client.status not in ("running", "connecting"):
-            raise ConnectionError("与 Dask 调度器 (scheduler) 的连接断了")
-        if not running.has_ready():
-            time.sleep(0.01)
-            continue
-        future = next(running)
-        job, attempt = attempts.pop(future)
-        error = future.exception() if future.status == "error" else None
-        if future.status == "finished":
-            yield job, future.result()
-        elif attempt < ATTEMPTS:
-            again = client.submit(grade_job, job, pure=False)
-            attempts[again] = (job, attempt + 1)
-            running.add(again)
-        else:
-            yield job, error or ConnectionError(f"任务丢失 (task {future.status})")
-        future.release()
+def _modules(jobs: list[Job]) -> list[str]:
+    """The checks of the jobs' labs, with all that they import."""
+    labs = sorted({job.number for job in jobs})
+    return [name for number in labs for name in tasks.check_modules(course.lab(number))]

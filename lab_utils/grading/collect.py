@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from lab_utils import course
+from lab_utils.authoring.master import BEGIN_STUB
 
 if TYPE_CHECKING:
     from lab_utils.grading.tasks import Exercise, Task
@@ -89,21 +90,30 @@ class Student:
 
 def students(root: Path, labs: tuple[course.Lab, ...] = course.LABS) -> Iterator[Student]:
     """Every student under `root`, by name. Raises FileNotFoundError when there is no such folder."""
+    for name, found in places(root).items():
+        yield student(name, found, labs)
+
+
+def places(root: Path) -> dict[str, list[Path]]:
+    """Student -> the folder, zips and files that are theirs, by name. Raises FileNotFoundError without `root`."""
     if not root.is_dir():
         raise FileNotFoundError(f"找不到作业文件夹 (submissions)：{root}")
-    places: dict[str, list[Path]] = {}
+    found: dict[str, list[Path]] = {}
     for entry in sorted(root.iterdir(), key=lambda path: path.name):
-        if entry.name.startswith(".") or entry.name in _IGNORED:
+        if ignored(entry.name):
             continue
-        if entry.is_symlink() or entry.is_dir():
-            places.setdefault(entry.name, []).append(entry)
-        else:
-            places.setdefault(entry.stem, []).append(entry)
-    for name in sorted(places):
-        yield _student(name, places[name], labs)
+        name = entry.name if entry.is_symlink() or entry.is_dir() else entry.stem
+        found.setdefault(name, []).append(entry)
+    return dict(sorted(found.items()))
 
 
-def _student(name: str, places: list[Path], labs: tuple[course.Lab, ...]) -> Student:
+def ignored(name: str) -> bool:
+    """Whether a file or folder of this name is never looked at: hidden, or left there by a system."""
+    return name.startswith(".") or name in _IGNORED
+
+
+def student(name: str, places: list[Path], labs: tuple[course.Lab, ...] = course.LABS) -> Student:
+    """What is in `places`, files, zips and folders of the student `name`; a faulty one is a problem, not raised."""
     versions: dict[str, list[Candidate]] = {}
     problems: list[Exception] = []
     for place in places:
@@ -131,7 +141,7 @@ def _look_into(place: Path, labs: tuple[course.Lab, ...], problems: list[Excepti
     seen = 0
     for folder, folders, files in os.walk(place, followlinks=False):
         for sub in list(folders):
-            if sub in _IGNORED or sub.startswith("."):
+            if ignored(sub):
                 folders.remove(sub)
             elif Path(folder, sub).is_symlink():
                 problems.append(Refused(f"文件夹 {sub} 是一个链接 (symlink)，不会被打开"))
@@ -185,8 +195,11 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _zip(path: Path, labs: tuple[course.Lab, ...]) -> Iterator[Candidate]:
-    """The candidates in a zip. Raises Refused for one with links, paths that lead out, or bombs in it."""
+def zip_members(path: Path) -> list[tuple[PurePosixPath, zipfile.ZipInfo]]:
+    """The files in a zip. Raises Refused for a link, or a zip with links, paths that lead out, or bombs in it;
+    Unreadable for what isn't a zip."""
+    if path.is_symlink():
+        raise Refused(f"{path.name} 是一个链接 (symlink)，不会被打开")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -196,23 +209,29 @@ def _zip(path: Path, labs: tuple[course.Lab, ...]) -> Iterator[Candidate]:
         raise Refused(f"{path.name} 里文件太多，超过 {MEMBER_LIMIT} 个")
     if sum(member.file_size for member in members) > 2 * FILE_LIMIT:
         raise Refused(f"{path.name} 解压后太大，超过 {2 * FILE_LIMIT // MIB} MiB (zip bomb)")
-    for member in members:
-        name = _member_name(member)
-        pure = PurePosixPath(name.replace("\\", "/"))
+    found = [(PurePosixPath(_member_name(member).replace("\\", "/")), member) for member in members]
+    for pure, member in found:
         if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[:1]:
             raise Refused(f"{path.name} 里有通向外面的路径 (path traversal)")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise Refused(f"{path.name} 里有链接 (symlink)")
-    for member in members:
-        pure = PurePosixPath(_member_name(member).replace("\\", "/"))
-        hidden = _IGNORED & set(pure.parts) or pure.name.startswith(".")
-        if member.is_dir() or hidden or pure.suffix.lower() != ".ipynb":
+    return [
+        (pure, member)
+        for pure, member in found
+        if not (member.is_dir() or _IGNORED & set(pure.parts) or pure.name.startswith("."))
+    ]
+
+
+def _zip(path: Path, labs: tuple[course.Lab, ...]) -> Iterator[Candidate]:
+    """The candidates in a zip. Raises what `zip_members` raises."""
+    for pure, member in zip_members(path):
+        if pure.suffix.lower() != ".ipynb":
             continue
         lab = lab_of(pure.name, labs)
         if lab is not None:
             shown = f"{path.name}/{pure}"
             order = _order(pure.name, lab, shown)
-            yield Candidate(lab.number, shown, order, lambda member=member: _member_bytes(path, member))
+            yield Candidate(lab.number, shown, order, lambda member=member: member_bytes(path, member))
 
 
 def _member_name(member: zipfile.ZipInfo) -> str:
@@ -225,17 +244,19 @@ def _member_name(member: zipfile.ZipInfo) -> str:
         return member.filename
 
 
-def _member_bytes(path: Path, member: zipfile.ZipInfo) -> bytes:
-    """A member's bytes; its size is counted while reading, not believed. Raises Refused or Unreadable."""
+def member_bytes(path: Path, member: zipfile.ZipInfo, limit: int = FILE_LIMIT) -> bytes:
+    """A member's bytes, at most `limit`, counted while reading, not believed. Raises Refused or Unreadable."""
     if member.flag_bits & 1:
         raise Unreadable(f"{path.name} 有密码，打不开")
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            data = file.read(FILE_LIMIT + 1)
+            data = file.read(limit + 1)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError, RuntimeError):
         raise Unreadable(f"{path.name} 已损坏，解不开") from None
-    if len(data) > FILE_LIMIT:
-        raise Refused(f"{path.name} 解压后太大，超过 {FILE_LIMIT // MIB} MiB (zip bomb)")
+    if len(data) > limit:
+        raise Refused(
+            f"{path.name} 里的 {PurePosixPath(member.filename).name} 太大，超过 {limit / MIB:g} MiB (zip bomb)"
+        )
     return data
 
 
@@ -460,7 +481,7 @@ def _find(exercise: "Exercise", cells: list[SubmittedCell], notes: list[str]) ->
     known = [i for i, cell in enumerate(cells) if exercise.name in (cell.grade_id, cell.id)]
     both = [i for i in known if i in named]
     for group, odd in ((both, False), (named, True)):
-        written = [i for i in group if not _is_stub(cells[i].source)]
+        written = [i for i in group if not is_stub(cells[i].source)]
         if written:
             if len({cells[i].source for i in written}) > 1:
                 notes.append(f"练习 {exercise.name}：有 {len(written)} 份不同的答案，按最后一份评")
@@ -470,8 +491,9 @@ def _find(exercise: "Exercise", cells: list[SubmittedCell], notes: list[str]) ->
     return next((group[-1] for group in (both, named, known) if group), None)
 
 
-def _is_stub(source: str) -> bool:
-    return 'raise NotImplementedError("练习' in source
+def is_stub(source: str) -> bool:
+    """Whether the stub that was given out still stands in this code."""
+    return BEGIN_STUB in source
 
 
 def _likest(stub: str, cells: list[SubmittedCell], free: list[int]) -> int | None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lab_utils import course
+from lab_utils.authoring import master
 from lab_utils.authoring.master import Cell
+from lab_utils.files import write_atomic
 from lab_utils.grading import pages
 from lab_utils.grading.pages import number, safe
 
@@ -29,6 +31,14 @@ VERDICTS = {
     "value": "结果不对",
     "edge": "特殊情况的结果不对",
     "input": "改动了传入的参数",
+}
+ADAPTER_VERDICTS = {
+    "ok": "达到要求",
+    "adapter": "没有达到要求",
+    "missing": "没有交",
+    "shipped": "与课程附带的相同",
+    "refused": "没有评",
+    "failed": "评分没有完成",
 }
 PROBLEMS = {
     "missing": ("没有收到这个实验", "如果你交过，请检查文件名是否以实验的编号开头，再联系老师。"),
@@ -76,21 +86,16 @@ def page(row: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
     )
 
 
-def write(row: Mapping[str, Any], path: Path, names: Mapping[str, str] | None = None) -> None:
-    """Write the page of a row to `path`, whole or not at all."""
-    pages.write(path, page(row, names))
-
-
 def write_all(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the page of every row beside its JSON, STUDENT/NN.html."""
-    from lab_utils.authoring import master
     from lab_utils.grading.batch import row_path
 
     names: dict[str, dict[str, str]] = {"": {}}
     for row in rows:
         if row["lab"] not in names:
             names[row["lab"]] = titles(master.read(course.lab(row["lab"])))
-        write(row, row_path(out, row).with_suffix(".html"), names[row["lab"]])
+        path = row_path(out, row).with_suffix(".html")
+        write_atomic(path, page(row, names[row["lab"]]))
 
 
 def _problem(row: Mapping[str, Any]) -> dict[str, str] | None:
@@ -100,23 +105,28 @@ def _problem(row: Mapping[str, Any]) -> dict[str, str] | None:
     return {"title": title, "advice": advice, "reason": safe(row["reason"])}
 
 
+def verdict(entry: Mapping[str, Any]) -> str:
+    """What became of an exercise or an adapter, in a few words."""
+    return (ADAPTER_VERDICTS if "artefact" in entry else VERDICTS).get(entry["stage"], "结果不对")
+
+
 def _exercise(entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
     look, mark = _look(entry["score"], entry["points"], entry["stage"] == "ok")
     if entry["stage"] == "not_yet":
         look, mark = "todo", "○"
-    verdict = VERDICTS.get(entry["stage"], "结果不对")
-    if look == "part":
-        verdict = f"部分通过：{verdict}"
+    adapter = "artefact" in entry
+    said = f"部分通过：{verdict(entry)}" if look == "part" else verdict(entry)
+    silent = entry["stage"] in ("ok", "not_yet") and not adapter
     return {
-        "title": safe(names.get(entry["name"], entry["name"]), 80),
+        "title": safe(f"适配器 {entry['name']}" if adapter else names.get(entry["name"], entry["name"]), 80),
         "look": look,
         "mark": mark,
-        "verdict": verdict,
+        "verdict": said,
         "score": number(entry["score"]),
         "points": number(entry["points"]),
-        "message": "" if entry["stage"] in ("ok", "not_yet") else safe(entry["message"]),
+        "message": "" if silent else safe(entry["message"]),
         "hint": safe(entry["hint"]),
-        "cases": "" if entry["stage"] in ("not_yet", "missing") else _cases(entry),
+        "cases": "" if entry["stage"] in ("not_yet", "missing") or adapter else _cases(entry),
     }
 
 

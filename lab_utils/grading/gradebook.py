@@ -70,7 +70,7 @@ def _fill(session: Any, rows: list[dict], entered: dict) -> None:
             id=_id(lab.name, "notebook"), name=lab.name, assignment=assignment, kernelspec="{}"
         )
         session.add(assignment)
-        for name, points in lab.points.items():
+        for name, points in {**lab.points, **_adapters(rows, number)}.items():
             cell = api.GradeCell(
                 id=_id(lab.name, name),
                 name=f"check_{name}",
@@ -94,7 +94,8 @@ def _fill(session: Any, rows: list[dict], entered: dict) -> None:
         session.add(api.Student(id=student))
     session.flush()
     for row in rows:
-        if row["status"] != "missing" or row.get("manual"):
+        handed_in = any(entry["stage"] != "missing" for entry in row["exercises"])
+        if row["status"] != "missing" or row.get("manual") or handed_in:
             _add_row(session, row, entered)
     session.commit()
 
@@ -103,6 +104,12 @@ def _questions(rows: list[dict], number: str) -> list[tuple[str, float]]:
     """The questions of a lab that were marked by hand, and their points."""
     given = (entry for row in rows if row["lab"] == number for entry in row.get("manual", ()))
     return sorted({(entry["question"], entry["points"]) for entry in given})
+
+
+def _adapters(rows: list[dict], number: str) -> dict[str, float]:
+    """The adapters that a lab asks for beside its exercises, and their points."""
+    entries = (entry for row in rows if row["lab"] == number for entry in row["exercises"])
+    return {entry["name"]: entry["points"] for entry in entries if "artefact" in entry}
 
 
 def _add_row(session: Any, row: dict, entered: dict) -> None:
@@ -121,7 +128,7 @@ def _add_row(session: Any, row: dict, entered: dict) -> None:
         )
     )
     scores = {entry["name"]: entry for entry in row["exercises"]}
-    for name in lab.points:
+    for name in {**lab.points, **_adapters([row], row["lab"])}:
         entry = scores.get(name)
         session.add(
             api.Grade(

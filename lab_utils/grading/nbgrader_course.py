@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from lab_utils import course
 from lab_utils.authoring import master
+from lab_utils.authoring.master import BEGIN_STUB, END_STUB
+from lab_utils.files import write_atomic
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-CONFIG = '''\
+CONFIG = f'''\
 """nbgrader 课程配置，由 labs export-nbgrader 生成。
 
 用法 (usage)，在这个文件夹里运行，环境里要装好 lab_utils（课程仓库里 make lab，或 pip install）：
@@ -40,7 +42,7 @@ os.environ.setdefault("LAB_OUTPUT", str(here / "runs"))  # what the labs train
 os.environ["LAB_HEADLESS"] = "1"
 
 c.CourseDirectory.course_id = "lab_utils"
-c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("练习：在这里写你的代码")'}
+c.ClearSolutions.code_stub = {{"python": {BEGIN_STUB + END_STUB!r}}}
 c.Execute.timeout = 900
 c.Execute.skip_cells_with_tag = "optional"
 '''
@@ -66,8 +68,8 @@ def export(folder: Path, labs: Iterable[course.Lab]) -> list[Path]:
     paths = []
     for name, text in made.items():
         paths.append(folder / "source" / name / f"{name}.ipynb")
-        master.write_atomic(paths[-1], text)
-    master.write_atomic(folder / "nbgrader_config.py", CONFIG)
+        write_atomic(paths[-1], text)
+    write_atomic(folder / "nbgrader_config.py", CONFIG)
     return paths
 
 

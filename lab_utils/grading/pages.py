@@ -8,8 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lab_utils.authoring.master import write_atomic
-
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "pages"
 _PATH = re.compile(r"(?<![A-Za-z0-9_.:/-])~?(?:/[\w.@+%-]+){2,}/?", re.ASCII)
 
@@ -71,8 +69,3 @@ def _last_part(path: re.Match) -> str:
 def number(value: Any) -> str:
     """Points for people: 2, 1.5, 0.67."""
     return f"{round(float(value), 2):g}"
-
-
-def write(path: Path, page: str) -> None:
-    """Write a page whole or not at all."""
-    write_atomic(path, page)

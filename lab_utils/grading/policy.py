@@ -1,8 +1,9 @@
-"""What a teacher decides on top of the automatic points: late penalties, and points given by hand.
+"""What a teacher decides on top of the automatic points: late penalties, points given by hand, adapters asked for.
 
-Both come from tables that the teacher keeps, never from the submission: a time inside a zip or a notebook is whatever
+All come from tables that the teacher keeps, never from the submission: a time inside a zip or a notebook is whatever
 its sender wrote. `submitted.csv` has student,lab,submitted as the hand-in system exported it; `manual.csv` has
-student,lab,question,points,max and perhaps comment. Times bear their offset from UTC, so that no summer time or
+student,lab,question,points,max and perhaps comment; `artefacts.csv` has lab,folder,points and perhaps
+rank,targets,questions,full_rate, see `artefacts.Demand`. Times bear their offset from UTC, so that no summer time or
 server's clock decides over a mark.
 
 `Policy.apply` is a pure function of a row and can be applied again: it starts from the points of the exercises, not
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lab_utils import course
+from lab_utils.grading.artefacts import TARGETS, Demand
 
 UNITS = {
     "hour": (timedelta(hours=1), "小时"),
@@ -30,6 +32,8 @@ UNITS = {
 }
 _LATE = re.compile(r"(\d+(?:\.\d+)?)%/(hour|day|week)", re.ASCII)
 _SUBMITTED, _MANUAL = ("student", "lab", "submitted"), ("student", "lab", "question", "points", "max")
+_ARTEFACTS = ("lab", "folder", "points")
+_FOLDER = re.compile(r"[\w][\w.-]{0,59}")
 
 Key = tuple[str, str]
 """Student and number of the lab."""
@@ -63,16 +67,31 @@ class Manual:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """An adapter that a lab asks for: the folder to hand in, and its points."""
+
+    lab: str
+    folder: str
+    points: float
+    demand: Demand
+
+
+@dataclass(frozen=True)
 class Policy:
-    """What is applied to the rows of a batch. Empty: nothing changes."""
+    """What is applied to the rows of a batch. Empty: nothing changes.
+
+    `artefacts`: for each student and lab the entries of `adapters.entries`.
+    """
 
     late: Late | None = None
     submitted: Mapping[Key, datetime] = field(default_factory=dict)
     manual: Mapping[Key, Sequence[Manual]] = field(default_factory=dict)
+    artefacts: Mapping[Key, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def apply(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row with the points given by hand added, then the late penalty taken off.
+        """The row with its artefacts and the points given by hand added, then the late penalty taken off.
 
+        `exercises`: those of the notebook, then one entry for every adapter that the lab asks for.
         `manual`: one entry for every question of the lab that anybody has points for, 0 where this student has none.
         `late`: `points` lost, `share`, `text`. `earned`: the points of the exercises. A row that earned nothing
         keeps its status.
@@ -81,11 +100,14 @@ class Policy:
             return dict(row)
         made = {key: value for key, value in row.items() if key not in ("late", "manual", "earned")}
         given = self._given((row["student"], row["lab"]))
-        earned = sum((_exact(entry["score"]) for entry in row["exercises"]), Fraction(0))
+        handed_in = [dict(entry) for entry in self.artefacts.get((row["student"], row["lab"]), ())]
+        own = [entry for entry in row["exercises"] if "artefact" not in entry]
+        made["exercises"] = [*own, *handed_in]
+        earned = sum((_exact(entry["score"]) for entry in made["exercises"]), Fraction(0))
         total = earned + sum((entry.score for entry in given), Fraction(0))
-        most = sum(course.lab(row["lab"]).points.values()) + sum(
-            (entry.points for entry in given), Fraction(0)
-        )
+        most = sum(course.lab(row["lab"]).points.values())
+        most += sum((_exact(entry["points"]) for entry in handed_in), Fraction(0))
+        most += sum((entry.points for entry in given), Fraction(0))
         late = self._late((row["student"], row["lab"]), total)
         if given:
             made["manual"] = [_plain(entry) for entry in given]
@@ -196,6 +218,48 @@ def read_manual(path: Path) -> dict[Key, list[Manual]]:
         if count > 1:
             raise ValueError(f"{where}：{key[0]} 的“{twice}”出现了两次")
     return found
+
+
+def read_artefacts(path: Path) -> tuple[Asked, ...]:
+    """The adapters that labs ask for. Raises ValueError naming file and line."""
+    found: dict[Key, Asked] = {}
+    for where, line in _lines(path, _ARTEFACTS):
+        lab, folder = _lab(line["lab"], where), line["folder"]
+        if not _FOLDER.fullmatch(folder):
+            raise ValueError(
+                f"{where}：folder 应是一个文件夹的名字（字母、数字、汉字、_、-、.），是 {folder!r}"
+            )
+        if folder in course.lab(lab).points:
+            raise ValueError(f"{where}：{folder} 是实验 {lab} 里一个练习的名字，请换一个文件夹名")
+        if (lab, folder) in found:
+            raise ValueError(f"{where}：实验 {lab} 的 {folder} 出现了两次")
+        points = float(_points(line["points"], "points", where))
+        found[lab, folder] = Asked(lab, folder, points, _demand(line, where))
+    return tuple(found.values())
+
+
+def _demand(line: Mapping[str, str], where: str) -> Demand:
+    rank, questions, rate = (line.get(name) or "" for name in ("rank", "questions", "full_rate"))
+    targets = tuple(re.findall(r"\w+", line.get("targets") or ""))
+    if unknown := sorted(set(targets) - set(TARGETS)):
+        raise ValueError(f"{where}：targets 里有不认识的层 {unknown[0]}；可用的是 {' '.join(TARGETS)}")
+    whole = [
+        _whole(text, name, most, where)
+        for text, name, most in ((rank, "rank", 64), (questions, "questions", 240))
+    ]
+    full_rate = float(_points(rate, "full_rate", where)) if rate else Demand.full_rate
+    if not 0 < full_rate <= 1:
+        raise ValueError(f"{where}：full_rate 应大于 0、不大于 1，是 {rate!r}")
+    return Demand(whole[0], targets, whole[1] or Demand.questions, full_rate)
+
+
+def _whole(text: str, name: str, most: int, where: str) -> int | None:
+    """A whole number from 1 to `most`; None when nothing is written."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+        raise ValueError(f"{where}：{name} 应是 1 到 {most} 的整数，是 {text!r}")
+    return int(text)
 
 
 def _lines(path: Path, columns: Sequence[str]):

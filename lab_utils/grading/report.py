@@ -16,8 +16,8 @@ from typing import Any
 
 from lab_utils import course
 from lab_utils.authoring import master
-from lab_utils.grading import collect, handout, likeness, pages
-from lab_utils.grading.feedback import VERDICTS
+from lab_utils.files import write_atomic
+from lab_utils.grading import adapters, collect, feedback, handout, likeness, pages
 from lab_utils.grading.pages import safe
 
 Row = Mapping[str, Any]
@@ -50,7 +50,7 @@ def write(out: Path, submissions: Path | None = None) -> Path:
     """
     rows = read_rows(out)
     path = out / "report.html"
-    pages.write(path, page(rows, alike(rows, submissions) if submissions else None))
+    write_atomic(path, page(rows, alike(rows, submissions) if submissions else None))
     return path
 
 
@@ -113,7 +113,7 @@ def _wrong(entry: Mapping[str, Any]) -> str:
     """What kind of wrong answer this is: a known mistake, else the stage and the case at which it showed."""
     if entry["mistake"]:
         return f"典型错误：{safe(entry['mistake'], 60)}"
-    verdict = VERDICTS.get(entry["stage"], entry["stage"])
+    verdict = feedback.verdict(entry)
     case = _CASE.search(entry["message"])
     return f"{verdict}（{safe(case[1], 40)}）" if case else verdict
 
@@ -190,6 +190,7 @@ def page(rows: Sequence[Row], same: Mapping[str, list] | None = None) -> str:
             for number in labs
             if any(e.lab == number for e in told)
         ],
+        adapters=[_copy(*entry) for entry in adapters.copies(rows)],
         looked=same is not None,
         same=[_group(number, *entry) for number, entries in (same or {}).items() for entry in entries],
     )
@@ -233,6 +234,10 @@ def _exercise_line(exercise: Exercise) -> dict[str, Any]:
         "wrong": [f"{kind} × {count}" for kind, count in exercise.wrong[:WRONG_SHOWN]],
         "more": sum(count for _, count in exercise.wrong[WRONG_SHOWN:]),
     }
+
+
+def _copy(number: str, students: Sequence[str], how: str) -> dict[str, Any]:
+    return {"lab": _title(number), "students": [safe(student, 60) for student in students], "how": how}
 
 
 def _group(number: str, group: likeness.Group, example: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import site
 import socket
 import subprocess
@@ -55,7 +56,8 @@ class Reply:
 
 
 class AnswerEnded(RuntimeError):
-    """The child can't go on. `why`: time, memory, ended, protocol, lost (the sandbox itself); the message is Chinese."""
+    """The child can't go on. `why`: time, memory, ended, protocol, lost (the sandbox itself), killed (by whom can't be
+    told: by itself, or by the system); the message is Chinese."""
 
     def __init__(self, why: str, message: str):
         super().__init__(message)
@@ -345,12 +347,21 @@ class Answer:
         self._channel.close()
         ended = self._sandbox._finish(stop=why in ("time", "protocol"))
         if why == "ended":
+            gone = f"代码中途退出了，没有给出结果 ({_how(ended['ended'])})"
+            unexplained = "killed" if ended["ended"] == -signal.SIGKILL else "ended"
             why, message = {
                 "memory": ("memory", "用的内存太多，被终止了 (out of memory)"),
                 "time": ("time", "总时间太长，被终止了 (timeout)"),
                 "lost": ("lost", "沙箱 (sandbox) 中断了，没有给出结果"),
-            }.get(ended["why"], ("ended", "代码中途退出了，没有给出结果 (process ended)"))
+            }.get(ended["why"], (unexplained, gone))
         raise AnswerEnded(why, message)
+
+
+def _how(code: int | None) -> str:
+    """How a process ended, from its exit code; below zero it was a signal."""
+    if code is None or code >= 0:
+        return f"process ended, exit code {code}"
+    return f"process ended by signal {-code}"
 
 
 def _harmless(value: Any) -> bool:

@@ -175,7 +175,8 @@ class _Caller:
         return outputs + outputs[-1:] * (len(cases) - len(outputs))  # the rest would go the same way
 
     def _case(self, case: Case, is_hidden: bool) -> Output | Verdict:
-        """One call. A sandbox that was lost, which no student's code should be able to do, is tried once more."""
+        """One call. It is tried once more when the sandbox was lost, which no student's code should be able to do, or
+        the process was killed, which the system may have done, when memory ran out."""
         for attempt in (1, 2):
             loading = not self._loaded
             try:
@@ -185,9 +186,9 @@ class _Caller:
             except AnswerEnded as ended:
                 self._process.ended()
                 self._loaded = False
-                if ended.why == "lost" and attempt == 1:
+                if ended.why in ("lost", "killed") and attempt == 1:
                     continue
-                self.ended = self.ended or ended.why
+                self.ended = self.ended or ("ended" if ended.why == "killed" else ended.why)
                 self._left = -1 if loading else self._left - 1
                 return Output(error=RuntimeError(str(ended)))
         raise AssertionError("unreachable")

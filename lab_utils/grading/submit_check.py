@@ -79,9 +79,9 @@ def examine(path: Path) -> Report:
     """
     if not path.exists() and not path.is_symlink():
         raise FileNotFoundError(f"找不到 {path}。请给出笔记本文件，如 labs submit-check 00_quickstart.ipynb")
-    student = collect._student(path.name, [path], course.LABS)
-    labs = tuple(_lab(number, versions) for number, versions in sorted(student.versions.items()))
-    problems = [str(problem) for problem in student.problems]
+    found = collect.student(path.name, [path])
+    labs = tuple(_lab(number, versions) for number, versions in sorted(found.versions.items()))
+    problems = [str(problem) for problem in found.problems]
     if not labs and not problems:
         problems = [f"{path.name} 里没有笔记本 (.ipynb)"]
     return Report(labs, tuple(problems))
@@ -115,7 +115,7 @@ def _finding(title: str, asked: handout.Asked, answers: collect.Answers) -> Find
         )
     if not any(asked.function in slicing.bound(statement) for _, statement in statements):
         return Finding(title, BROKEN, f"单元里没有定义函数 {asked.function}；函数名要与题目里的一样")
-    if collect._is_stub(answers.code[target]):
+    if collect.is_stub(answers.code[target]):
         return Finding(title, UNWRITTEN, "还没有写")
     return Finding(title, WRITTEN, "读到了答案")
 

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -251,7 +251,8 @@ def version(lab: course.Lab, seed: int) -> str:
     path = master.master_path(lab)
     digest.update(path.read_bytes())
     package = Path(__file__).parent.parent
-    for source in sorted({*_graders(), *_imported(path, package)}):
+    checks = [package / "checks" / f"{name.rpartition('.')[2]}.py" for name in _checks(path)]
+    for source in sorted({*_graders(), *imported(checks, package)}):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -264,10 +265,19 @@ def _graders() -> list[Path]:
     ]
 
 
-def _imported(master_file: Path, package: Path) -> set[Path]:
-    """The checks that a master names, and the files of the course that these import, directly or not."""
-    names = re.findall(r"^from lab_utils\.checks import (.+)$", master_file.read_text("utf-8"), re.MULTILINE)
-    waiting = [package / "checks" / f"{name.split()[0]}.py" for line in names for name in line.split(",")]
+def check_modules(lab: course.Lab) -> list[str]:
+    """Full names of the modules that hold the checks of a lab."""
+    return _checks(master.master_path(lab))
+
+
+def _checks(master_file: Path) -> list[str]:
+    lines = re.findall(r"^from lab_utils\.checks import (.+)$", master_file.read_text("utf-8"), re.MULTILINE)
+    return [f"lab_utils.checks.{name.split()[0]}" for line in lines for name in line.split(",")]
+
+
+def imported(files: Iterable[Path], package: Path) -> set[Path]:
+    """These files, and those of the course that they import, directly or not."""
+    waiting = list(files)
     found: set[Path] = set()
     while waiting:
         path = waiting.pop()

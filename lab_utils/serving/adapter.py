@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab_utils import export
+from lab_utils.export.folder import tensor_shapes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.32 takes for `--max-lora-rank` (vllm/config/lora.py, MaxLoRARanks)."""
@@ -104,7 +105,5 @@ def shapes(folder: Path) -> dict[str, list[int]]:
     """Name → shape of every tensor in the safetensors files of `folder`; only their headers are read."""
     found = {}
     for file in folder.glob("*.safetensors"):
-        with file.open("rb") as data:
-            header = json.loads(data.read(int.from_bytes(data.read(8), "little")))
-        found |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        found |= tensor_shapes(file)
     return found

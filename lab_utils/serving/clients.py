@@ -41,6 +41,14 @@ def stream_text(line: str) -> str | None:
     return (choices[0]["delta"].get("content") or "") if choices else ""
 
 
+def connect(base_url: str, api_key: str, **options):
+    """An `openai.OpenAI` for the server at `base_url`, past any proxy of the environment."""
+    import openai
+
+    direct = openai.DefaultHttpxClient(trust_env=False)
+    return openai.OpenAI(base_url=base_url, api_key=api_key, http_client=direct, **options)
+
+
 def pieces(client, model: str, messages: list[dict], **options) -> Iterator[str]:
     """The pieces of an answer as they come, by the openai library; `options` as for `create`."""
     answer = client.chat.completions.create(model=model, messages=messages, stream=True, **options)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
-from lab_utils.generation import chat_prompt
+from lab_utils.generation import chat_prompt, decoding, end_ids
 
 Progress = Callable[[int, int], None]
 """Called with how many requests are through, and of how many."""
@@ -192,15 +192,13 @@ def _generate(model, tokenizer, prompts: Sequence[str], max_tokens: int) -> list
     """Tokens written (the end token counts, padding doesn't) and text of each prompt, by one `generate`."""
     import torch
 
-    ends = model.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends])
+    ends = end_ids(model.generation_config.eos_token_id)
     texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]  # tokenized apart: the template pads right
     inputs = tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
     ).to(model.device)
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=max_tokens, **greedy)
+        ids = model.generate(**inputs, max_new_tokens=max_tokens, **decoding())
     out = []
     for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
         end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)

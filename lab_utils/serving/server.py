@@ -16,8 +16,8 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab_utils import export, models, profile
-from lab_utils.serving import known_answer
+from lab_utils import export, profile
+from lab_utils.serving import clients, known_answer
 from lab_utils.serving.adapter import Adapter, max_lora_rank, preflight
 from lab_utils.serving.failure import ServerError, explain, read_log
 from lab_utils.serving.guard import end_session
@@ -92,10 +92,7 @@ class Server:
 
     def client(self, **options):
         """An `openai.OpenAI` for it, past any proxy of the environment."""
-        import openai
-
-        direct = openai.DefaultHttpxClient(trust_env=False)
-        return openai.OpenAI(base_url=self.base_url, api_key=self.api_key, http_client=direct, **options)
+        return clients.connect(self.base_url, self.api_key, **options)
 
     def candidate(self, name: str) -> export.Served:
         """What it serves as `name`, for `export.parity`."""
@@ -144,7 +141,7 @@ def serve(
     answers are wrong. Whatever is raised, KeyboardInterrupt included, nothing is left running.
     """
     python, version = require_vllm()
-    folder = models.path(str(model)) if str(model) in models.REGISTRY else export.resolve(model)
+    folder = export.model_folder(model)
     name = name or folder.name
     found = {own: preflight(where, folder) for own, where in (adapters or {}).items()}
     if name in found:

@@ -29,7 +29,8 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from lab_utils import models
+from lab_utils import generation, models
+from lab_utils.serving import clients
 from lab_utils.serving.chat_format import (
     Answer,
     ApiError,
@@ -202,8 +203,7 @@ class Engine:
             raise ValueError(
                 f"{model_folder} 没有对话模板 (chat template)，不能用来对话。请先给分词器设好模板。"
             )
-        ends = self.model.generation_config.eos_token_id
-        self.end_ids = set(ends if isinstance(ends, list) else [ends])
+        self.end_ids = set(generation.end_ids(self.model.generation_config.eos_token_id))
         self.context, self.max_tokens = self.model.config.max_position_embeddings, max_tokens
         self.places = threading.BoundedSemaphore(queue_size)
         self.worker = ThreadPoolExecutor(1, "generate")
@@ -270,8 +270,7 @@ class Engine:
 
         temperature = 1.0 if job.body.temperature is None else job.body.temperature
         top_p = 1.0 if job.body.top_p is None else job.body.top_p
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        how = generation.decoding(temperature if temperature >= _GREEDY_BELOW else 0.0, top_p)
         writer = Writer(job, choice, self.tokenizer, self.end_ids)
         ids = torch.tensor([job.prompt_ids])
         with torch.inference_mode():
@@ -280,7 +279,7 @@ class Engine:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=job.max_tokens,
                 stopping_criteria=[writer],
-                **(greedy if temperature < _GREEDY_BELOW else sampling),
+                **how,
             )
         writer.finish()
 
@@ -419,10 +418,7 @@ class RunningWrapper:
 
     def client(self, **options):
         """An `openai.OpenAI` for it, past any proxy of the environment."""
-        import openai
-
-        direct = openai.DefaultHttpxClient(trust_env=False)
-        return openai.OpenAI(base_url=self.base_url, api_key=self.api_key, http_client=direct, **options)
+        return clients.connect(self.base_url, self.api_key, **options)
 
 
 @contextlib.contextmanager

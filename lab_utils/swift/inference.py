@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab_utils.data.formats import read_jsonl
+from lab_utils.generation import end_ids
 from lab_utils.swift import failure
 from lab_utils.swift.build import command
 from lab_utils.swift.failure import SwiftError
@@ -93,11 +94,8 @@ def _end_tokens(model: Path) -> set[str]:
     from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    ids = GenerationConfig.from_pretrained(model).eos_token_id
-    return {
-        tokenizer.eos_token,
-        *(tokenizer.decode([i]) for i in ([ids] if isinstance(ids, int) else ids or [])),
-    }
+    ids = end_ids(GenerationConfig.from_pretrained(model).eos_token_id)
+    return {tokenizer.eos_token, *(tokenizer.decode([i]) for i in ids)}
 
 
 def _check_rows(rows: list[dict], answers: list[Answer], log_path: Path) -> None:

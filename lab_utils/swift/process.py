@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab_utils.data.formats import validate_messages
+from lab_utils.files import write_atomic
 from lab_utils.swift import checkpoint, failure, log
 from lab_utils.swift.build import Command
 from lab_utils.swift.failure import SwiftError
@@ -180,9 +181,7 @@ class _Watch:
             "seconds": round(self.seconds, 3),
             "pid": os.getpid(),
         }
-        part = self.folder / (checkpoint.MARK + ".part")
-        part.write_text(json.dumps(state, ensure_ascii=False, indent=1), encoding="utf-8")
-        part.replace(self.folder / checkpoint.MARK)
+        write_atomic(self.folder / checkpoint.MARK, json.dumps(state, ensure_ascii=False, indent=1))
 
     def _close(self, status: str) -> None:
         """Mark the end, take the log along, and rename the version folder of a run that failed."""

@@ -4,13 +4,14 @@ import pytest
 
 from lab_utils.authoring import build, master
 from lab_utils.authoring.inverted import inverted
+from lab_utils.files import write_atomic
 
 
 @pytest.fixture
 def student(lab):
     """The student notebook alone, as a build writes it."""
     nb = master.notebook(lab, master.read(lab), student=True)
-    master.write_atomic(master.student_path(lab), master.dumps(nb))
+    write_atomic(master.student_path(lab), master.dumps(nb))
     return master.student_path(lab)
 
 
@@ -42,7 +43,7 @@ def test_the_course_s_checks_say_not_yet(lab, edit):
 def test_any_other_stop_is_a_problem(lab, edit, old, new, code, cell):
     edit(old, new)
     nb = master.notebook(lab, master.read(lab), student=True)
-    master.write_atomic(master.student_path(lab), master.dumps(nb))
+    write_atomic(master.student_path(lab), master.dumps(nb))
     assert [(problem.code, problem.cell) for problem in inverted(lab)] == [(code, cell)]
 
 
@@ -50,14 +51,14 @@ def test_a_cell_meant_to_raise_may(lab, edit):
     edit('# %% tags=["volatile"]', '# %% tags=["raises-exception"]')
     edit("print(time.time())", "raise ValueError")
     nb = master.notebook(lab, master.read(lab), student=True)
-    master.write_atomic(master.student_path(lab), master.dumps(nb))
+    write_atomic(master.student_path(lab), master.dumps(nb))
     assert inverted(lab) == []
 
 
 def test_dead_kernel_is_a_problem(lab, edit):
     edit("print(time.time())", "import os\nos._exit(3 if double else 0)")
     nb = master.notebook(lab, master.read(lab), student=True)
-    master.write_atomic(master.student_path(lab), master.dumps(nb))
+    write_atomic(master.student_path(lab), master.dumps(nb))
     (problem,) = inverted(lab)
     assert problem.code == "kernel" and "os._exit" in problem.message
 
@@ -69,5 +70,5 @@ def test_missing_student_notebook_is_a_problem(lab):
 def test_a_cell_that_no_exercise_reaches_is_left_to_the_solution_run(lab, edit):
     edit("print(time.time())", "raise ValueError")
     nb = master.notebook(lab, master.read(lab), student=True)
-    master.write_atomic(master.student_path(lab), master.dumps(nb))
+    write_atomic(master.student_path(lab), master.dumps(nb))
     assert inverted(lab) == []

@@ -161,15 +161,6 @@ def test_check_without_points_is_refused(lab, edit):
         master.notebook(lab, master.read(lab), student=True)
 
 
-def test_atomic_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "a.txt"
-    master.write_atomic(path, "old\n")
-    with pytest.raises(UnicodeEncodeError):
-        master.write_atomic(path, "new \ud800")
-    assert path.read_text() == "old\n"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
 def test_a_wrapped_chinese_line_is_joined_and_nothing_else(lab, edit):
     edit("# 先看一个数。", "# 先看一个数，\n# 再看 English\n# 词，然后\n#\n# - 一\n# - 二")
     nb = master.notebook(lab, master.read(lab), student=True)

@@ -1,7 +1,8 @@
-"""Kill -9 of the whole command, of a worker, of the scheduler, each at random moments: the same final files?
+"""Kill -9 of the whole command, of a worker, of a sandbox, of a cluster's scheduler, at random moments: the same files?
 
-`python tests/benchmarks/bench_grading_kills.py [MOMENTS]` kills each of the three MOMENTS times (10), lets the
-command go on or runs it again, and compares every file with those of an undisturbed run. Prints one line of JSON.
+`python tests/benchmarks/bench_grading_kills.py [MOMENTS]` kills each of the four MOMENTS times (10), lets the command
+go on or runs it again, and compares every file with those of an undisturbed run. Prints one line of JSON;
+`while_running` counts the moments at which there was something to kill.
 """
 
 import contextlib
@@ -13,16 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from lab_utils import course
-from lab_utils.serving.server import free_port
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "grading"))
 from hostile import LAB, RIGHT, WRONG, notebook, write
+from test_batch import cluster, workers
 
 STUDENTS = 16
 SLOW = "import time\ntime.sleep(0.3)\n"
@@ -62,45 +63,25 @@ def kill_command(submissions: Path, out: Path, moment: float) -> bool:
 
 def kill_worker(submissions: Path, out: Path, moment: float) -> bool:
     """The same for one of its workers; the command is left to end by itself."""
+    return kill_one(submissions, out, moment, workers)
+
+
+def kill_sandbox(submissions: Path, out: Path, moment: float) -> bool:
+    """The same for one of the processes of a sandbox."""
+    return kill_one(
+        submissions, out, moment, lambda command: [p for w in workers(command) for p in w.children(True)]
+    )
+
+
+def kill_one(submissions: Path, out: Path, moment: float, choice: Callable) -> bool:
     command = start(submissions, out)
     time.sleep(moment)
-    workers = []
+    found: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        family = psutil.Process(command.pid).children()
-        workers = [process for process in family if "spawn_main" in " ".join(process.cmdline())]
-        random.choice(workers).kill() if workers else None
+        found = choice(command)
+        random.choice(found).kill() if found else None
     command.wait(600)
-    return bool(workers)
-
-
-@contextlib.contextmanager
-def cluster() -> Iterator[tuple[subprocess.Popen, str]]:
-    """A scheduler with two workers; gives the scheduler's process and its address."""
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--host", "127.0.0.1"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": course.root()}
-    scheduler = subprocess.Popen([*dask, "--port", str(port)], **quiet)
-    work = [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_worker",
-        address,
-        "--nworkers",
-        "2",
-        "--nthreads",
-        "1",
-    ]
-    workers = subprocess.Popen([*work, "--no-dashboard", "--death-timeout", "10"], **quiet)
-    try:
-        yield scheduler, address
-    finally:
-        for process in (scheduler, workers):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    child.kill()
-            process.kill()
-            process.wait()
+    return bool(found)
 
 
 def kill_scheduler(submissions: Path, out: Path, moment: float) -> bool:
@@ -114,18 +95,27 @@ def kill_scheduler(submissions: Path, out: Path, moment: float) -> bool:
     return alive
 
 
+def seconds(submissions: Path, out: Path, *more: str) -> float:
+    """Of an undisturbed run."""
+    began = time.monotonic()
+    assert start(submissions, out, *more).wait(600) == 0
+    return time.monotonic() - began
+
+
 def main(moments: int) -> dict:
     random.seed(0)
     report = {}
     with tempfile.TemporaryDirectory() as folder:
         submissions, out = Path(folder) / "作业", Path(folder) / "成绩"
         hand_in(submissions)
-        began = time.monotonic()
-        assert start(submissions, out).wait(600) == 0
-        whole = time.monotonic() - began
+        with cluster() as (_, address):
+            on_cluster = seconds(submissions, out, "--scheduler", address)
+        shutil.rmtree(out)
+        alone = seconds(submissions, out)
         wanted = content(out)
-        for kill in (kill_command, kill_worker, kill_scheduler):
+        for kill in (kill_command, kill_worker, kill_sandbox, kill_scheduler):
             hits = same = 0
+            whole = on_cluster if kill is kill_scheduler else alone
             for moment in sorted(random.uniform(0.3, whole) for _ in range(moments)):
                 shutil.rmtree(out)
                 hits += kill(submissions, out, moment)
@@ -137,7 +127,7 @@ def main(moments: int) -> dict:
                     file=sys.stderr,
                 )
             report[kill.__name__] = {"moments": moments, "while_running": hits, "same_files": same}
-    return {"students": STUDENTS, "undisturbed_seconds": round(whole, 1), **report}
+    return {"students": STUDENTS, "undisturbed_seconds": round(alone, 1), **report}
 
 
 if __name__ == "__main__":

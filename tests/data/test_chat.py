@@ -1,13 +1,9 @@
-from lab_utils import models
 from lab_utils.data import formats
 from lab_utils.data.chat import IGNORE, make_labels, rows_without_labels
 
 
-def test_equals_the_chat_template_of_the_shipped_model():
+def test_equals_the_chat_template_of_the_shipped_model(tokenizer):
     """Two ways to the same labels: by position, and by the tokenizer's own template."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(models.path(models.SHIPPED))
     messages = [
         {"role": "user", "content": "写一首五言绝句"},
         {"role": "assistant", "content": "山月照寒溪，"},

@@ -1,22 +1,13 @@
 """Broken training data is found by line and field, and what is learned is counted right."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-import lab_utils
 from lab_utils.data.chat import IGNORE
 from lab_utils.data.formats import DataError, encode, read_jsonl, supervised, validate_messages
 
 GOOD = {"messages": [{"role": "user", "content": "写诗"}, {"role": "assistant", "content": "春眠不觉晓"}]}
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(Path(lab_utils.__file__).parent / "assets" / "xiaoshi-base")
 
 
 def lines(*rows) -> str:

@@ -3,24 +3,15 @@
 import copy
 import json
 import os
-from pathlib import Path
 
 import pytest
 
-import lab_utils
 from lab_utils.data.formats import DataError, encode, read_jsonl, write_jsonl
 from lab_utils.data.preference import leaks, read_pairs, to_swift, validate_pairs
 from lab_utils.verse import check
 
 BETTER = "霜落千山静，灯残一梦长。\n西风何处客，明月满胡床。"
 WORSE = "霜落千山静，灯残一梦回。\n西风何处客，明月满胡床。"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(Path(lab_utils.__file__).parent / "assets" / "xiaoshi-base")
 
 
 def turn(role: str, content) -> list[dict]:

@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from lab_utils import models
-
 _QUESTIONS = [
     "写一首五言绝句，题目：秋夜",
     "以“春江”为题写七言绝句一首。",
@@ -26,17 +24,14 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory, tiny_qwen3):
-    from transformers import AutoTokenizer
-
+def base(tmp_path_factory, tiny_qwen3, tokenizer):
     folder = tmp_path_factory.mktemp("export") / "tiny-base"
-    tokenizer = AutoTokenizer.from_pretrained(models.ASSETS / models.SHIPPED)
-    model = tiny_qwen3(tokenizer)
+    model = tiny_qwen3()
     with torch.no_grad():  # far enough apart that rounding can't change the likeliest token
         for weight in model.parameters():
             weight.mul_(3)
-    end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    model.generation_config.update(eos_token_id=[end, pad], pad_token_id=pad)
+    settings = model.generation_config
+    settings.eos_token_id = [settings.eos_token_id, settings.pad_token_id]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -52,6 +52,12 @@ def test_complete_folders(base, adapter, merged, run, sharded):
         assert export.classify(str(folder)).why
 
 
+def test_a_model_is_named_by_its_name_or_its_folder(base, run):
+    assert export.model_folder(models.SHIPPED) == models.path(models.SHIPPED)
+    assert export.model_folder(str(base)) == base
+    assert export.model_folder(run).name == "checkpoint-10"
+
+
 def test_what_ms_swift_merged_is_told_by_its_arguments(copy):
     (copy / "args.json").write_text('{"tuner_type": "lora"}')
     assert kind(copy) == "merged"

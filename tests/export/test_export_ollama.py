@@ -13,10 +13,7 @@ CHAT = [
 ]
 
 
-def test_chatml_is_the_tokenizers_own():
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(models.ASSETS / models.SHIPPED)
+def test_chatml_is_the_tokenizers_own(tokenizer):
     for messages in (CHAT, CHAT[1:2], CHAT[1:]):
         wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert render(CHATML, messages) == wanted

@@ -224,6 +224,11 @@ def _zip_link(folder: Path) -> None:
         archive.writestr(link, "/etc/passwd")
 
 
+def _linked_zip(folder: Path) -> None:
+    """A link to a zip of somebody else's, as an archive of the hand-in system may hold one."""
+    (folder / "a.zip").symlink_to(_zip(folder.parent.parent, {FILE: _right_bytes()}, "target_of_link.zip"))
+
+
 def _zip_bomb(folder: Path) -> None:
     with (
         zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive,
@@ -456,6 +461,7 @@ ATTACKS: dict[str, Attack] = {
     "exit_at_once": code("import os\nos._exit(0)\n"),
     "exit_in_call": code("import os\ndef line_lengths(text): os._exit(0)\n"),
     "system_exit": code("def line_lengths(text): raise SystemExit(0)\n"),
+    "kill_itself": code("import os\ndef line_lengths(text): os.kill(os.getpid(), 9)\n"),
     "segfault": code("import ctypes\ndef line_lengths(text): ctypes.string_at(0)\n"),
     "close_files": code("import os\nos.closerange(0, 200)\n"),
     "replace_stdout": code("import sys\nsys.stdout = sys.stderr = sys.stdin = None\n"),
@@ -521,6 +527,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "zip_absolute": Attack(lambda folder: _zip(folder, {f"/tmp/{FILE}": b"{}"}) and None, 0.0, "refused", "外面"),
     "zip_link": Attack(_zip_link, 0.0, "refused", "链接"),
+    "linked_zip": Attack(_linked_zip, 0.0, "refused", "链接"),
     "zip_bomb": Attack(_zip_bomb, 0.0, "refused", "bomb"),
     "zip_lying_bomb": Attack(_zip_lying_bomb, 0.0, "unreadable", "损坏"),
     "zip_broken": Attack(lambda folder: (folder / "a.zip").write_bytes(b"PK\x03\x04 oh") and None, 0.0, "unreadable", "zip"),

@@ -242,3 +242,24 @@ def test_what_was_read_is_what_is_judged(folder):
     shutil.rmtree(folder)
     config = artefacts.read_config(files[CONFIG], FEW)
     assert save(artefacts.read_weights(files[WEIGHTS], config))
+
+
+def test_adapters_that_compute_the_same_are_told_from_others():
+    files = artefacts.read_files(models.shipped_adapter())
+    config = artefacts.read_config(files[CONFIG], FEW)
+    weights = artefacts.read_weights(files[WEIGHTS], config)
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(config["rank"], config["rank"], generator=generator))[0]
+
+    def same(change, **changes) -> bool:
+        changed = {name: change(name, tensor) for name, tensor in weights.items()}
+        other = artefacts.projection({**config, **changes}, changed)
+        return artefacts.computes_the_same(artefacts.shipped_projection(), other)
+
+    assert same(lambda name, tensor: tensor * 3 if "lora_A" in name else tensor / 3)
+    assert same(lambda name, tensor: turn @ tensor if "lora_A" in name else tensor @ turn.T)
+    assert same(lambda name, tensor: tensor / 2 if "lora_A" in name else tensor, alpha=2 * config["alpha"])
+    assert same(lambda name, tensor: tensor.to(torch.bfloat16).float())
+    assert not same(lambda name, tensor: tensor * 0.99)
+    assert not same(lambda name, tensor: tensor * (1 + 0.05 * torch.randn(tensor.shape, generator=generator)))
+    assert not same(lambda name, tensor: tensor * 0)

@@ -1,12 +1,13 @@
 """A batch goes on where it was stopped, whatever was killed, and ends with the same files."""
 
+import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from hostile import LAB, RIGHT, WRONG, notebook, write
 
 from lab_utils import course
 from lab_utils.grading import batch
+from lab_utils.serving.server import free_port
 
 STUDENTS = 8
 SLOW = "import time\ntime.sleep(0.3)\n"
@@ -33,10 +35,10 @@ def submissions(tmp_path_factory):
     return root
 
 
-def start(submissions: Path, out: Path, workers: int = 2) -> subprocess.Popen:
+def start(submissions: Path, out: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "lab_utils.cli", "grade", str(submissions), "--out", str(out)]
     return subprocess.Popen(
-        [*command, "--lab", LAB.number, "--workers", str(workers)],
+        [*command, "--lab", LAB.number, "--workers", "2", *more],
         cwd=course.root(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -51,6 +53,42 @@ def finish(submissions: Path, out: Path) -> str:
 def content(out: Path) -> dict[str, bytes]:
     """Every file under `out`."""
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def workers(command: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that do its jobs: those forked from the one that has the imports."""
+    servers = [p for p in psutil.Process(command.pid).children() if "forkserver" in " ".join(p.cmdline())]
+    return [worker for server in servers for worker in server.children()]
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[tuple[subprocess.Popen, str]]:
+    """A scheduler with two workers; gives the scheduler's process and its address."""
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--host", "127.0.0.1"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": course.root()}
+    scheduler = subprocess.Popen([*dask, "--port", str(port)], **quiet)
+    work = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_worker",
+        address,
+        "--nworkers",
+        "2",
+        "--nthreads",
+        "1",
+    ]
+    workers = subprocess.Popen([*work, "--no-dashboard", "--death-timeout", "10"], **quiet)
+    try:
+        yield scheduler, address
+    finally:
+        for process in (scheduler, workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+            process.kill()
+            process.wait()
 
 
 def rows_there(out: Path) -> int:
@@ -124,11 +162,36 @@ def test_killed_workers_are_replaced(submissions, clean, tmp_path):
     command = start(submissions, out)
     for rows in (1, 4):
         wait_for(lambda rows=rows: rows_there(out) >= rows or command.poll() is not None)
-        workers = [p for p in psutil.Process(command.pid).children() if "spawn_main" in " ".join(p.cmdline())]
-        assert workers
-        os.kill(workers[0].pid, signal.SIGKILL)
+        found = workers(command)
+        assert found
+        found[0].kill()
     said, _ = command.communicate(timeout=300)
     assert command.returncode == 0, said
+    assert content(out) == clean[1]
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["bubblewrap", "the process of an answer"])
+def test_a_killed_sandbox_is_started_anew(submissions, clean, tmp_path, which):
+    out = tmp_path / "out"
+    command = start(submissions, out)
+    wait_for(lambda: rows_there(out) >= 2 or command.poll() is not None)
+    family = max((worker.children(recursive=True) for worker in workers(command)), key=len)
+    family[which].kill()
+    said, _ = command.communicate(timeout=300)
+    assert command.returncode == 0, said
+    assert content(out) == clean[1]
+
+
+def test_a_killed_scheduler_stops_the_command_which_goes_on_without_it(submissions, clean, tmp_path):
+    out = tmp_path / "out"
+    with cluster() as (scheduler, address):
+        command = start(submissions, out, "--scheduler", address)
+        wait_for(lambda: rows_there(out) >= 2 or command.poll() is not None)
+        scheduler.kill()
+        said, _ = command.communicate(timeout=300)
+    assert command.returncode == 1 and "再运行同一条命令会从断点继续" in said
+    assert not (out / "gradebook.db").exists()
+    assert "0 份沿用" not in finish(submissions, out)
     assert content(out) == clean[1]
 
 
@@ -169,6 +232,7 @@ def test_a_formula_in_a_table_is_a_text():
         "max": 5,
         "status": "graded",
         "reason": "@x",
+        "exercises": [],
     }
     assert batch.table([row]).splitlines()[1] == "'=HYPERLINK(1),00,1.5,5,graded,'@x"
 

@@ -221,7 +221,7 @@ def test_a_student_without_any_notebook_gets_a_page(tmp_path):
         "student": "李四", "lab": "", "status": "missing", "reason": "没有交笔记本", "score": 0.0, "max": 0.0,
         "file": "", "sha256": "", "version": "", "notes": [], "exercises": [],
     }  # fmt: skip
-    feedback.write(row, tmp_path / "李四" / "none.html")
+    feedback.write_all(tmp_path, [row])
     assert "没有交笔记本" in (tmp_path / "李四" / "none.html").read_text(encoding="utf-8")
 
 

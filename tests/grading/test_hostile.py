@@ -56,7 +56,7 @@ def graded(tmp_path_factory, needs_sandbox):
         attack.write(folder)
     settings = batch.Settings(hidden=(submissions, out, course.root()), limits=LIMITS)
     planned = batch.plan(submissions, out, (LAB,), settings)
-    rows = batch.run(planned, workers=2, scheduler=None)
+    rows = batch.run(planned, count=2, scheduler=None)
     feedback.write_all(out, rows)
     del os.environ["LAB_SECRET"]
     yield {row["student"]: row for row in rows}, out, listener

@@ -1,7 +1,6 @@
 """The load test against a real server, and against servers that answer slowly, badly or not at all."""
 
 import asyncio
-import contextlib
 import json
 import math
 import os
@@ -12,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-import uvicorn
+from listening import listening
 
 from lab_utils import models
 from lab_utils.serving import load, wrapper
@@ -21,36 +20,18 @@ from lab_utils.serving.load import LoadTest, Trace
 PROMPTS = [f"写一首五言绝句，题目是第{i}首" for i in range(6)]
 
 
-@contextlib.contextmanager
-def listening(app):
-    """`app` on a free port, in a thread; its base URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-            assert not thread.is_alive()
-
-
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory, tiny_qwen3):
-    from transformers import AutoTokenizer
-
+def tiny(tmp_path_factory, tiny_qwen3, tokenizer):
     folder = tmp_path_factory.mktemp("load") / "tiny"
-    tokenizer = AutoTokenizer.from_pretrained(models.path(models.SHIPPED))
-    tiny_qwen3(tokenizer).save_pretrained(folder)
+    tiny_qwen3().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def base_url(tiny):
-    with listening(wrapper.create_app(tiny, api_key="key", queue_size=4)) as url:
-        yield url
+    with listening(wrapper.create_app(tiny, api_key="key", queue_size=4)) as address:
+        yield f"{address}/v1"
 
 
 def measure(base_url: str, concurrency: int = 1, prompts=PROMPTS, model: str = "tiny", **options) -> LoadTest:
@@ -163,8 +144,8 @@ DONE = b"data: [DONE]\n\n"
 def test_times_are_those_of_the_server():
     first = event("") + event("床")  # a piece without text is no first token
     steps = (event(""), 0.3, first, 0.1, event("前"), 0.2, event("明"), 0.25, USAGE, DONE)
-    with listening(saying(*steps)) as url:
-        trace = measure(url, prompts=["静夜思"]).traces[0]
+    with listening(saying(*steps)) as address:
+        trace = measure(f"{address}/v1", prompts=["静夜思"]).traces[0]
     assert trace.ttft == pytest.approx(0.3, abs=0.08)
     assert trace.gaps == pytest.approx([0.1, 0.2], abs=0.08)
     assert trace.done - trace.sent == pytest.approx(0.85, abs=0.2)
@@ -173,8 +154,8 @@ def test_times_are_those_of_the_server():
 
 def test_events_may_be_cut_anywhere():
     whole = event("床") + event("前") + b": a comment\n\n" + USAGE + DONE
-    with listening(saying(*(whole[i : i + 7] for i in range(0, len(whole), 7)))) as url:
-        trace = measure(url, prompts=["静夜思"]).traces[0]
+    with listening(saying(*(whole[i : i + 7] for i in range(0, len(whole), 7)))) as address:
+        trace = measure(f"{address}/v1", prompts=["静夜思"]).traces[0]
     assert (trace.text, trace.tokens, trace.error) == ("床前", 7, None)
 
 
@@ -190,8 +171,8 @@ def test_events_may_be_cut_anywhere():
     ],
 )
 def test_a_stream_that_goes_wrong_is_a_failure_without_tokens(steps, reason):
-    with listening(saying(*steps)) as url:
-        test = measure(url, prompts=["静夜思"], timeout=1)
+    with listening(saying(*steps)) as address:
+        test = measure(f"{address}/v1", prompts=["静夜思"], timeout=1)
     assert len(test.failures) == 1
     assert reason in test.failures[0]
     assert test.tokens == 0
@@ -219,12 +200,12 @@ def test_it_works_where_an_event_loop_is_running(base_url):
 
 
 def test_an_interrupt_ends_the_test_at_once():
-    with listening(saying(event("床"), 30.0, DONE)) as url:
+    with listening(saying(event("床"), 30.0, DONE)) as address:
         timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         begin = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            measure(url)
+            measure(f"{address}/v1")
         assert time.monotonic() - begin < 5
         timer.join()
 

@@ -134,11 +134,8 @@ def test_what_cannot_be_scheduled_is_refused(plan, jobs, slots):
 
 def test_bytes_per_token_are_those_of_a_real_cache(tiny_qwen3):
     import torch
-    from transformers import AutoTokenizer
 
-    from lab_utils import models
-
-    model = tiny_qwen3(AutoTokenizer.from_pretrained(models.path(models.SHIPPED)))
+    model = tiny_qwen3()
     with torch.no_grad():
         cache = model(torch.arange(7)[None], use_cache=True).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

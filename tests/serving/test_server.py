@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from lab_utils import export, models, serving
-from lab_utils.serving import known_answer
+from lab_utils.serving import clients, known_answer
 from lab_utils.serving import server as module
 from lab_utils.serving.guard import session_members
 from lab_utils.setup_environment import ROOT, find_vllm
@@ -50,9 +50,7 @@ def test_base_and_adapter_answer_differently_and_as_transformers_do(server):
 def test_the_key_is_asked_for_and_shown_nowhere(server):
     for key, status in (("wrong", 401), (server.api_key, 404)):
         with pytest.raises(openai.APIStatusError) as caught:
-            openai.OpenAI(
-                base_url=server.base_url, api_key=key, http_client=openai.DefaultHttpxClient(trust_env=False)
-            ).completions.create(model="absent", prompt="春")
+            clients.connect(server.base_url, key).completions.create(model="absent", prompt="春")
         assert caught.value.status_code == status
     arguments = [Path(f"/proc/{pid}/cmdline").read_text() for pid in session_members(server.pid)]
     for text in (server.log.read_text(), server.command, repr(server), *arguments):

@@ -5,7 +5,6 @@ import contextlib
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-import uvicorn
+from listening import listening
 
 from lab_utils import models
 from lab_utils.serving import wrapper
@@ -25,37 +24,14 @@ HELLO = [{"role": "user", "content": "写一首五言绝句"}]
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(models.path(models.SHIPPED))
-
-
-@pytest.fixture(scope="module")
 def tiny(tmp_path_factory, tiny_qwen3, tokenizer):
     """Folder of a random two-layer model with a context of 256 tokens that never ends by itself."""
     folder = tmp_path_factory.mktemp("wrapper") / "tiny"
-    model = tiny_qwen3(tokenizer)
-    model.config.max_position_embeddings = 256
+    model = tiny_qwen3(max_position_embeddings=256)
     model.generation_config.eos_token_id = [len(tokenizer) - 1]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@contextlib.contextmanager
-def listening(app):
-    """`app` on a free port, in a thread; its address. Ends when the block does."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-            assert not thread.is_alive()
 
 
 def client_of(address: str, key: str = KEY) -> openai.OpenAI:

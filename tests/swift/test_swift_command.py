@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import qlora
+from tiny_training import qlora
 
 from lab_utils import swift
 from lab_utils.swift.flags import SUBCOMMANDS

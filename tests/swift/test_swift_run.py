@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import POEM, qlora, row, write_rows
+from tiny_training import POEM, qlora, row, write_rows
 
 from lab_utils import swift
 from lab_utils.data.formats import DataError, cut, encode
@@ -146,7 +146,7 @@ PARENT = """
 import signal, sys; sys.path.insert(0, {tests!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
 from pathlib import Path
-from conftest import qlora
+from tiny_training import qlora
 from lab_utils import swift
 swift.run(qlora(Path({model!r}), Path({data!r}), Path({out!r}), max_steps=100000), progress=False)
 """
