@@ -7,6 +7,8 @@ pair without a word.
 """
 
 import math
+import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +135,26 @@ def to_swift(rows: Sequence[dict]) -> list[dict]:
         messages = [dict(message) for message in [*row["prompt"], *row["chosen"]]]
         made.append({"messages": messages, "rejected_response": row["rejected"][0]["content"], **others})
     return made
+
+
+def in_batches(rows: Sequence[dict], size: int, key: str, seed: int = 0) -> list[dict]:
+    """The same rows in another order: each batch of `size`, taken in order, has one value of `key`.
+
+    For a key that goes with length, such as the form of a poem: rows of one length need no padding. Rows and batches
+    are shuffled; the rows that fill no batch come last, shuffled too.
+    """
+    groups, rng = defaultdict(list), random.Random(seed)
+    for row in rows:
+        groups[row[key]].append(row)
+    batches, rest = [], []
+    for group in groups.values():
+        rng.shuffle(group)
+        full = len(group) // size * size
+        batches += [group[start : start + size] for start in range(0, full, size)]
+        rest += group[full:]
+    rng.shuffle(batches)
+    rng.shuffle(rest)
+    return [row for batch in batches for row in batch] + rest
 
 
 def _numbered(source: str | Path | Sequence[dict]) -> tuple[Path, list[tuple[int, dict]]]:

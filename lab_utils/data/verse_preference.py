@@ -5,15 +5,19 @@ policy really writes (on-policy). The verifier judges them: the chosen one has t
 keeps to the theme, repeats nothing and ends by itself; the rejected one fails in exactly one of
 these, and the row says in which.
 
-Pairs are of two kinds. `whole`: two poems of one instruction, drawn apart. `ending`: one faultless
+Pairs are of three kinds. `whole`: two poems of one instruction, drawn apart. `ending`: one faultless
 poem whose last character was drawn again, at one temperature for both sides. What the two share
 cancels in every loss on their difference, so all that such a pair can say is said about the rhyme.
+`matched`: the same, but of the characters drawn a rhyming and an unrhyming one that the policy finds
+nearly equally likely, so that its own likelihood can't tell which is the better.
 `python -m lab_utils.data.verse_preference` re-makes `datasets/verse_preference`.
 """
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,11 +32,13 @@ FAULTS = ("form", "rhyme", "theme", "repetition")
 TEST_SHARE = 0.25
 TEMPERATURES = (0.2, 0.8, 1.0, 1.0, 1.0, 1.3)
 """One draw at each: the cold ones repeat themselves, the hot ones miss form and rhyme."""
-KINDS = ("whole", "ending")
+KINDS = ("whole", "ending", "matched")
 BEGINNING_TEMPERATURES = (1.0, 1.0, 1.2, 1.2)
 """Further draws, of the poems that pairs of the kind `ending` are cut from."""
 ENDINGS, ENDING_TEMPERATURE = 32, 1.2
 """Last characters drawn for each beginning; hot enough that one in eight misses the rhyme."""
+MATCHED_WITHIN = 1.0
+"""Nats between the log-probabilities of the two characters of a pair of the kind `matched`, at most."""
 
 
 Asked = dict[str, list[tuple[str, str]]]
@@ -41,10 +47,19 @@ Asked = dict[str, list[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One poem and its faults, a subset of `FAULTS`; no fault makes it fit to be chosen."""
+    """One poem and its faults, a subset of `FAULTS`; no fault makes it fit to be chosen.
+
+    `logp`: log-probability of its last character in nats, at `ENDING_TEMPERATURE`, of those drawn by
+    `draw_endings`.
+    """
 
     text: str
     faults: tuple[str, ...]
+    logp: float = 0.0
+
+
+Pick = Callable[[list[Sample]], tuple[Sample, Sample] | None]
+"""Out of the samples for one instruction, the chosen and the rejected one, or None."""
 
 
 def faults_of(completion: Completion, form: str, theme: str) -> tuple[str, ...]:
@@ -119,9 +134,15 @@ def draw_endings(model, tokenizer, cut: list[tuple[str, str, str, str]], seed: i
             logits = model(**inputs, logits_to_keep=1).logits[:, -1].float().cpu()
         chances = (logits / ENDING_TEMPERATURE).softmax(-1)
         tokens = torch.multinomial(chances, ENDINGS, replacement=True).tolist()
-        for (form, theme, text, mark), row in zip(part, tokens, strict=True):
+        for (form, theme, text, mark), row, chance in zip(part, tokens, chances, strict=True):
             poems = [text + tokenizer.decode([token], skip_special_tokens=True) + mark for token in row]
-            out.append([Sample(poem, faults_of(Completion(poem, True), form, theme)) for poem in poems])
+            logps = chance[row].log().tolist()
+            out.append(
+                [
+                    Sample(poem, faults_of(Completion(poem, True), form, theme), logp)
+                    for poem, logp in zip(poems, logps, strict=True)
+                ]
+            )
     return out
 
 
@@ -139,6 +160,20 @@ def pair_up(samples: list[Sample], wanted: Counter, rng: random.Random) -> tuple
     return rng.choice(chosen), rng.choice([s for s in rejected if s.faults[0] == rarest])
 
 
+def match_up(samples: list[Sample]) -> tuple[Sample, Sample] | None:
+    """The faultless sample and the one that only misses the rhyme that are nearest in `logp`.
+
+    None when there are no two within `MATCHED_WITHIN`.
+    """
+    chosen = [sample for sample in samples if not sample.faults]
+    rejected = [sample for sample in samples if sample.faults == ("rhyme",)]
+    pairs = [(good, bad) for good in chosen for bad in rejected]
+    nearest = min(pairs, key=lambda pair: abs(pair[0].logp - pair[1].logp), default=None)
+    if nearest is None or abs(nearest[0].logp - nearest[1].logp) > MATCHED_WITHIN:
+        return None
+    return nearest
+
+
 def build(folder: Path, seed: int = 0) -> None:
     """Write `train.jsonl` and `test.jsonl` to `folder` and bring the figures of its card up to date.
 
@@ -153,8 +188,10 @@ def build(folder: Path, seed: int = 0) -> None:
         split: [(form, theme) for theme in names for form in FORMS] for split, names in split_themes().items()
     }
     made = whole_pairs(model, tokenizer, asked, seed)
-    for split, rows in ending_pairs(model, tokenizer, asked, made, seed).items():
-        made[split] += rows
+    for number, kind in enumerate(("ending", "matched")):
+        apart = seed + number * len(TEMPERATURES + BEGINNING_TEMPERATURES)
+        for split, rows in ending_pairs(kind, model, tokenizer, asked, made, apart).items():
+            made[split] += rows
     kinds = Counter(row["kind"] for rows in made.values() for row in rows)
     print({split: len(rows) for split, rows in made.items()}, dict(kinds), flush=True)
     if min(kinds[kind] for kind in KINDS) < 300:
@@ -170,15 +207,19 @@ def whole_pairs(model, tokenizer, asked: Asked, seed: int) -> dict[str, list[dic
     for split, pairs in asked.items():
         drawn, shuffled = draw(model, tokenizer, pairs, seed), list(pairs)
         rng.shuffle(shuffled)
-        made[split] = _rows("whole", [(*pair, drawn[pair]) for pair in shuffled], rng)
+        groups = [(*pair, drawn[pair]) for pair in shuffled]
+        made[split] = _rows("whole", groups, partial(pair_up, wanted=Counter(), rng=rng))
     return made
 
 
 def ending_pairs(
-    model, tokenizer, asked: Asked, whole: dict[str, list[dict]], seed: int
+    kind: str, model, tokenizer, asked: Asked, met: dict[str, list[dict]], seed: int
 ) -> dict[str, list[dict]]:
-    """Rows of the kind `ending` for each split, without a line of the poems in `whole` but the last."""
-    rows = [row for split in whole.values() for row in split]
+    """Rows of the kind `ending` or `matched` for each split, from poems drawn for it alone.
+
+    No line of the rows in `met` is in them but the last.
+    """
+    rows = [row for split in met.values() for row in split]
     poems = [row[side][0]["content"] for row in rows for side in ("chosen", "rejected")]
     lines = {line for poem in poems for line in split_lines(poem)}
     rng, made = random.Random(seed), {}
@@ -188,17 +229,18 @@ def ending_pairs(
         endings = draw_endings(model, tokenizer, cut, seed)
         groups = [(form, theme, samples) for (form, theme, *_), samples in zip(cut, endings, strict=True)]
         rng.shuffle(groups)
-        made[split] = _rows("ending", groups, rng)
+        pick = match_up if kind == "matched" else partial(pair_up, wanted=Counter(), rng=rng)
+        made[split] = _rows(kind, groups, pick)
     return made
 
 
-def _rows(kind: str, groups: list[tuple[str, str, list[Sample]]], rng: random.Random) -> list[dict]:
-    """A row for each `(form, theme, samples)` out of which a pair comes, all its characters simplified."""
+def _rows(kind: str, groups: list[tuple[str, str, list[Sample]]], pick: Pick) -> list[dict]:
+    """A row for each `(form, theme, samples)` that `pick` finds a pair in, all its characters simplified."""
     import opencc
 
-    simplify, counts, rows = opencc.OpenCC("t2s").convert, Counter(), []
+    simplify, rows = opencc.OpenCC("t2s").convert, []
     for form, theme, samples in groups:
-        found = pair_up(samples, counts, rng)
+        found = pick(samples)
         if found and all(simplify(sample.text) == sample.text for sample in found):
             rows.append(_row(kind, form, theme, *found))
     return rows

@@ -38,7 +38,8 @@ def questions(split: str, count: int, forms: tuple[str, ...] = tuple(FORMS)) -> 
         raise ValueError(f"题数 (count) 应在 1 到 {len(names) * len(forms)} 之间，却是 {count}")
     rows = []
     for i in range(count):
-        form, theme = forms[(i + i // len(names)) % len(forms)], names[i % len(names)]
+        lap, place = divmod(i, len(names))
+        form, theme = forms[(place + lap) % len(forms)], names[place]
         content = instruction(form, theme, i // len(forms))
         rows.append({"messages": [{"role": "user", "content": content}], "form": form, "theme": theme})
     return rows

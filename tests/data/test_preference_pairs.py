@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lab_utils.data.formats import DataError, encode, read_jsonl, write_jsonl
-from lab_utils.data.preference import leaks, read_pairs, to_swift, validate_pairs
+from lab_utils.data.preference import in_batches, leaks, read_pairs, to_swift, validate_pairs
 from lab_utils.verse import check
 
 BETTER = "霜落千山静，灯残一梦长。\n西风何处客，明月满胡床。"
@@ -260,3 +260,13 @@ def test_write_jsonl_is_whole_or_not_at_all(tmp_path):
         with pytest.raises(error):
             write_jsonl(path, [GOOD, bad])
         assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["a.jsonl"]
+
+
+def test_in_batches_keeps_every_row_and_mixes_no_batch():
+    rows = [pair(form="ab"[number % 3 == 0], number=number) for number in range(50)]
+    made = in_batches(rows, 8, "form", seed=1)
+    assert sorted(row["number"] for row in made) == list(range(50))
+    full = [made[start : start + 8] for start in range(0, 48, 8)]
+    assert [len({row["form"] for row in batch}) for batch in full] == [1] * 6
+    assert {row["form"] for batch in full for row in batch} == {"a", "b"}
+    assert made == in_batches(rows, 8, "form", seed=1) != in_batches(rows, 8, "form", seed=2)

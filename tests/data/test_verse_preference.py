@@ -11,15 +11,19 @@ from lab_utils.data.preference import leaks, read_pairs, validate_pairs
 from lab_utils.data.verse_preference import (
     ENDINGS,
     FAULTS,
+    KINDS,
+    MATCHED_WITHIN,
     Sample,
     beginnings,
     draw_endings,
     faults_of,
+    match_up,
     message,
     pair_up,
     split_themes,
 )
 from lab_utils.generation import Completion
+from lab_utils.preference_training import pair_logps
 from lab_utils.verse import split_lines
 
 FOLDER = Path(__file__).parents[2] / "datasets" / "verse_preference"
@@ -44,16 +48,17 @@ def test_the_verifier_finds_no_fault_in_chosen_and_the_named_one_in_rejected(row
         assert bad == (row["fault"],) or (row["fault"], bad) == ("form", ()), row
 
 
-def test_an_ending_pair_differs_in_its_last_character_alone(rows):
-    endings = [row for row in rows if row["kind"] == "ending"]
+@pytest.mark.parametrize("kind", ["ending", "matched"])
+def test_an_ending_pair_differs_in_its_last_character_alone(rows, kind):
+    endings = [row for row in rows if row["kind"] == kind]
     assert len(endings) >= 200
     for row in endings:
         good, bad = answers(row)
         assert good[:-2] == bad[:-2] and good[-1] == bad[-1] and good[-2] != bad[-2]
 
 
-def test_both_kinds_are_there_and_each_prompt_asks_for_its_form_and_theme(rows):
-    assert set(Counter(row["kind"] for row in rows)) == {"whole", "ending"}
+def test_all_kinds_are_there_and_each_prompt_asks_for_its_form_and_theme(rows):
+    assert set(Counter(row["kind"] for row in rows)) == set(KINDS)
     for row in rows:
         assert row["prompt"] == [{"role": "user", "content": message(row["form"], row["theme"])}]
 
@@ -101,3 +106,21 @@ def test_pair_up_takes_the_rarest_single_fault_and_refuses_what_gives_no_pair():
     assert pair_up([good, two], met, random.Random(0)) is None
     assert pair_up([rhyme, theme], met, random.Random(0)) is None
     assert set(met) <= set(FAULTS)
+
+
+def test_match_up_takes_the_two_nearest_in_probability_and_refuses_what_is_too_far_apart():
+    likely, rare = Sample("a", (), -1.0), Sample("b", (), -6.0)
+    wrong, unlikely = Sample("c", ("rhyme",), -1.5), Sample("d", ("rhyme",), -6.2)
+    double = Sample("e", ("rhyme", "theme"), -1.0)
+    assert match_up([likely, rare, wrong, unlikely, double]) == (rare, unlikely)
+    assert match_up([likely, double, wrong]) == (likely, wrong)
+    assert match_up([likely, unlikely]) is None and MATCHED_WITHIN < 5
+    assert match_up([likely, rare]) is None and match_up([wrong]) is None
+
+
+def test_the_policy_itself_finds_neither_side_of_the_matched_pairs_likelier():
+    rows = [row for row in read_pairs(FOLDER / "test.jsonl") if row["kind"] == "matched"]
+    model, tokenizer = models.load(models.SHIPPED, adapter=models.shipped_adapter())
+    good, bad = pair_logps(model, tokenizer, rows)
+    assert (good - bad).abs().median() < MATCHED_WITHIN
+    assert abs((good > bad).float().mean() - 0.5) < 0.1
