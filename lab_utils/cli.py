@@ -183,15 +183,15 @@ def serve(
 
     from lab_utils import serving
 
-    adapters = {}
+    adapter_submissions = {}
     for pair in adapter or ():
         name, equals, folder = pair.partition("=")
         if not (name and equals and folder):
             _stop(f"--adapter 要写成 名字=文件夹，收到 {pair!r}")
-        adapters[name] = folder
+        adapter_submissions[name] = folder
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
     try:
-        with serving.serve(model, adapters, port=port) as server:
+        with serving.serve(model, adapter_submissions, port=port) as server:
             _introduce(server)
             code = server.wait()
     except KeyboardInterrupt:
@@ -258,7 +258,7 @@ def grade(
     ] = False,
 ) -> None:
     """评分 (grade)：在沙箱里运行学生的答案，写出 grades.csv、gradebook.db 和每个学生的结果。"""
-    from lab_utils.grading import adapters, batch, feedback, gradebook, policy, sandbox
+    from lab_utils.grading import adapter_submissions, batch, feedback, gradebook, policy, sandbox
 
     with _friendly():
         decided = policy.read(deadline, late, submitted, manual)
@@ -274,7 +274,7 @@ def grade(
         hidden = (submissions.resolve(), out.resolve(), course.root())
         settings = batch.Settings(seed, not unsandboxed, hidden)
         planned = batch.plan(submissions, out, labs, settings, [one.lab for one in asked])
-        handed_in = adapters.find(submissions, out, asked) if asked else []
+        handed_in = adapter_submissions.find(submissions, out, asked) if asked else []
     total = len(planned.rows) + len(planned.jobs)
     typer.echo(f"{total} 份：{len(planned.jobs)} 份要运行，{planned.kept} 份沿用上次的结果")
     if asked:
@@ -283,9 +283,9 @@ def grade(
         typer.echo(f"适配器 (adapter)：{new} 个要评，{there} 个沿用上次的结果")
     try:
         with typer.progressbar(length=total + len(handed_in), label="评分 (grading)", file=sys.stderr) as bar:
-            for _ in adapters.judge(handed_in, workers):
+            for _ in adapter_submissions.judge(handed_in, workers):
                 bar.update(1)
-            decided = replace(decided, artefacts=adapters.entries(handed_in))
+            decided = replace(decided, artefacts=adapter_submissions.entries(handed_in))
             rows = batch.run(planned, workers, scheduler, lambda row: bar.update(1), decided.apply)
         feedback.write_all(out, rows)
         gradebook.write(out / "gradebook.db", rows)
@@ -294,7 +294,7 @@ def grade(
         raise typer.Exit(1) from None
     for line in decided.unmatched(rows):
         typer.secho(f"⚠️  --submitted 或 --manual 里的 {line} 没有对上任何作业", fg="yellow", err=True)
-    for number, students, how in adapters.copies(rows):
+    for number, students, how in adapter_submissions.copies(rows):
         typer.secho(f"⚠️  实验 {number} 的适配器{how}：{'、'.join(students)}", fg="yellow", err=True)
     failed = [(row, row["reason"]) for row in rows if row["status"] == "failed"]
     failed += [(row, one["message"]) for row in rows for one in row["exercises"] if one["stage"] == "failed"]

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab_utils import finetune, lowrank
-from lab_utils.data.chat import IGNORE, make_labels
-from lab_utils.finetune import Example, held_out_loss
+from lab_utils import lowrank
+from lab_utils.data.loss_mask import IGNORE, make_labels
+from lab_utils.training import loop
+from lab_utils.training.loop import Example, held_out_loss
 
 INDEX_BYTES = 4
 """Bytes of one index of a sparse matrix (int32)."""
@@ -230,7 +231,7 @@ def distill(
         given = student(**inputs).logits[:, :-1].flatten(0, 1)
         return distillation_loss(given, wanted, batch["labels"][:, 1:].flatten(), temperature, hard_weight)
 
-    finetune.train(student, examples, steps, learning_rate, batch_size, seed, progress, loss_of)
+    loop.train(student, examples, steps, learning_rate, batch_size, seed, progress, loss_of)
     return student
 
 
@@ -247,7 +248,7 @@ def compare(models: dict, examples: list[Example], repeats: int = 5):
     """
     import pandas as pd
 
-    batch = finetune.collate(examples[:32], pad_id=0)
+    batch = loop.collate(examples[:32], pad_id=0)
     fastest = dict.fromkeys(models, math.inf)
     with torch.no_grad():
         for _ in range(repeats):

@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lab_utils.evaluate import Interval
+from lab_utils.evaluation.intervals import Interval
 
 FONTS = Path(__file__).parent / "assets" / "fonts"
 DARK, BRIGHT, SOFT = "#1b4965", "#e07a1f", "#9fb8c8"

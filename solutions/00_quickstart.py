@@ -38,7 +38,7 @@ print(f"训练用的模型：{setting.base_model}，数据类型：{setting.torc
 
 # %%
 from lab_utils import models
-from lab_utils.generation import chat_prompt, complete
+from lab_utils.models.generation import chat_prompt, complete
 
 base, tokenizer = models.load(models.SHIPPED)
 print(complete(base, tokenizer, ["《秋夜》\n"])[0].text)
@@ -77,7 +77,7 @@ print(complete(tuned, tokenizer, [prompt])[0].text)
 from IPython.display import HTML
 
 from lab_utils import plots
-from lab_utils.data.verse_sft import eval_prompts
+from lab_utils.data.builders.verse_sft import eval_prompts
 
 rows = [row for row in eval_prompts(per_form=48) if row["form"] == "五言绝句"]
 prompts = [chat_prompt(tokenizer, row["messages"][0]["content"]) for row in rows]
@@ -169,9 +169,10 @@ for name, results in passed.items():
 # 把这 48 个结果有放回地重抽很多次，看比例落在哪里，这叫自助法 (bootstrap)。第 05 课会亲手写它。
 
 # %%
-from lab_utils import course, evaluate
+from lab_utils import course
+from lab_utils.evaluation import intervals
 
-scores = {name: evaluate.bootstrap(results) for name, results in passed.items()}
+scores = {name: intervals.bootstrap(results) for name, results in passed.items()}
 plots.rates({"五言绝句": scores}, "微调让模型学会了照着要求做", "形式正确的比例")
 for name, score in scores.items():
     print(f"{name}：{score}")

@@ -50,9 +50,9 @@ def rank_k(matrix: torch.Tensor, k: int) -> torch.Tensor:
     ### END SOLUTION
 
 # %% check="rank_k"
-from lab_utils.checks import low_rank
+from lab_utils.checks import lora_math
 
-low_rank.RANK_K(rank_k)
+lora_math.RANK_K(rank_k)
 
 # %% [markdown]
 # **先猜一猜**：满秩是 512。留下几个方向，你就能认出照片上是一个人？留下几个，你看不出与原图的差别？
@@ -89,7 +89,7 @@ def from_columns(k):
 
 ranks = (1, 2, 5, 10, 20, 50, 100, 200)
 bound = [lowrank.truncation_error(sigma, k) / total for k in ranks]
-by_svd = [float((image - low_rank.rank_k(image, k)).norm()) / total for k in ranks]
+by_svd = [float((image - lora_math.rank_k(image, k)).norm()) / total for k in ranks]
 by_columns = [float((image - from_columns(k)).norm()) / total for k in ranks]
 print(f"下界与实测最多相差 {max(abs(a - b) for a, b in zip(bound, by_svd)):.0e}")
 
@@ -133,7 +133,7 @@ def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
     ### END SOLUTION
 
 # %% check="rank_for_energy"
-low_rank.RANK_FOR_ENERGY(rank_for_energy)
+lora_math.RANK_FOR_ENERGY(rank_for_energy)
 
 # %% [markdown]
 # 照片的答案是多少？再造一个同样大小的**随机矩阵**作对照：没有结构的矩阵压得动吗？
@@ -192,7 +192,7 @@ def als_user(ratings: np.ndarray, rated: np.ndarray, items: np.ndarray, reg: flo
     ### END SOLUTION
 
 # %% check="als_user"
-low_rank.ALS_USER(als_user)
+lora_math.ALS_USER(als_user)
 
 # %% [markdown]
 # 现在对所有用户、所有影片轮流解许多轮。藏起每位用户五分之一的评分，用来考它。
@@ -233,15 +233,16 @@ course.record(als_best_rank=best, als_rmse=min(unseen), als_baseline_rmse=baseli
 # 前两个例子是铺垫，这才是正题。把课程自带的小诗模型 (xiaoshi-base) **全部参数**微调一遍，教它按指令写五言绝句，再看每个矩阵改变了多少：$\Delta W=W_\text{后}-W_\text{前}$。
 
 # %%
-from lab_utils import finetune, models, profile
+from lab_utils import models, profile
+from lab_utils.training import loop
 from lab_utils.data import formats
 
 base, tokenizer = models.load(models.SHIPPED)
 base = base.to(profile.current().device)
 rows = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
 rows = [row for row in rows if row["form"] == "五言绝句"]
-train = finetune.encode_rows(tokenizer, rows[:-64])
-held_out = finetune.encode_rows(tokenizer, rows[-64:])
+train = loop.encode_rows(tokenizer, rows[:-64])
+held_out = loop.encode_rows(tokenizer, rows[-64:])
 print(f"训练 {len(train)} 行，留出 {len(held_out)} 行，{len(lowrank.linear_weights(base))} 个线性层")
 
 # %% [markdown]
@@ -257,11 +258,11 @@ clock = time.process_time if base.device.type == "cpu" else time.perf_counter
 def timed_training(model, learning_rate, progress=False):
     """训练，返回 (每步的损失, 留出数据的损失, 训练用的秒数)。"""
     began = clock()
-    losses = finetune.train(model, train, STEPS, learning_rate, BATCH, progress=progress)
+    losses = loop.train(model, train, STEPS, learning_rate, BATCH, progress=progress)
     seconds = clock() - began
-    return losses, finetune.held_out_loss(model, held_out), seconds
+    return losses, loop.held_out_loss(model, held_out), seconds
 
-loss_base = finetune.held_out_loss(base, held_out)
+loss_base = loop.held_out_loss(base, held_out)
 full = copy.deepcopy(base).requires_grad_(True)
 full_run = timed_training(full, 5e-4, progress=True)
 print(f"留出数据的损失：微调前 {loss_base:.3f}，微调后 {full_run[1]:.3f}")
@@ -311,7 +312,7 @@ loss_kept = []
 for k in kept:
     patched = copy.deepcopy(base)
     lowrank.apply_change(patched, change, k)
-    loss_kept.append(finetune.held_out_loss(patched, held_out))
+    loss_kept.append(loop.held_out_loss(patched, held_out))
 gain = loss_base - full_run[1]
 for k, loss in zip(kept, loss_kept):
     print(f"k={k:3d}：损失 {loss:.3f}，保住了提升的 {(loss_base - loss) / gain:.0%}")
@@ -369,7 +370,7 @@ def lora_forward(x, weight, bias, A, B, lora_alpha):
     ### END SOLUTION
 
 # %% check="lora_forward"
-low_rank.LORA_FORWARD(lora_forward)
+lora_math.LORA_FORWARD(lora_forward)
 
 # %% [markdown]
 # ### 练习 5：省了多少参数
@@ -386,7 +387,7 @@ def lora_parameters(d_in: int, d_out: int, r: int) -> int:
     ### END SOLUTION
 
 # %% check="lora_parameters"
-low_rank.LORA_PARAMETERS(lora_parameters)
+lora_math.LORA_PARAMETERS(lora_parameters)
 
 # %% [markdown]
 # 代入真实的模型。`params.lora_count` 按配置 (config) 把每一层都数一遍，不需要下载权重。
@@ -394,7 +395,7 @@ low_rank.LORA_PARAMETERS(lora_parameters)
 # %%
 from lab_utils import params
 
-one, adapter = 4096 * 4096, low_rank.lora_parameters(4096, 4096, 8)
+one, adapter = 4096 * 4096, lora_math.lora_parameters(4096, 4096, 8)
 print(f"一个 4096×4096 的层：{one:,} 个；r=8 的 LoRA：{adapter:,} 个，{adapter / one:.2%}")
 seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 qwen, whole = params.lora_count("Qwen2.5-7B", 8, seven), params.count("Qwen2.5-7B").total
@@ -420,7 +421,7 @@ class MyLoRALinear(torch.nn.Module):
         self.lora_alpha = lora_alpha
 
     def forward(self, x):
-        return low_rank.lora_forward(x, self.layer.weight, self.layer.bias, self.A, self.B, self.lora_alpha)
+        return lora_math.lora_forward(x, self.layer.weight, self.layer.bias, self.A, self.B, self.lora_alpha)
 
 torch.manual_seed(0)
 linear, x = torch.nn.Linear(64, 32), torch.randn(5, 64)
@@ -448,13 +449,13 @@ print(tuned.model.layers[0].self_attn.q_proj)
 # **先猜一猜**：还没训练，注入前后的输出相差多少？第 0 步，A 和 B 的梯度 (gradient) 哪一个是零？
 
 # %% tags=["volatile"]
-batch = finetune.collate(held_out[:8], tokenizer.pad_token_id)
+batch = loop.collate(held_out[:8], tokenizer.pad_token_id)
 batch = {name: values.to(base.device) for name, values in batch.items()}
 inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 with torch.no_grad():
     exact = torch.equal(base(**inputs).logits, tuned(**inputs).logits)
 print(f"第 0 步，输出与基座逐位相等：{exact}")
-finetune.answer_loss(tuned, batch).backward()
+loop.answer_loss(tuned, batch).backward()
 layer = tuned.model.layers[0].self_attn.q_proj
 print(f"A 的梯度最大 {layer.lora_A.grad.abs().max():.1g}，B 的梯度最大 {layer.lora_B.grad.abs().max():.1g}")
 course.record(step_zero_equal=exact)
@@ -538,16 +539,16 @@ right.legend(frameon=False);
 # 左图里几种方法相差不过百分之几。这点差别是不是运气？同一批留出的诗，一首一首地配对相减，给出区间：
 
 # %% tags=["volatile"]
-from lab_utils import evaluate
+from lab_utils.evaluation import intervals
 
 def row_losses(model):
     """每一行留出数据的损失。"""
-    return [finetune.held_out_loss(model, [row]) for row in held_out]
+    return [loop.held_out_loss(model, [row]) for row in held_out]
 
 full_rows = row_losses(full)
 gaps = {}
 for name in ("LoRA r=1", "LoRA r=8", "rsLoRA r=64"):
-    gap = evaluate.paired_difference(full_rows, row_losses(runs[name][0]))
+    gap = intervals.paired_difference(full_rows, row_losses(runs[name][0]))
     gaps[name] = [gap.value, gap.low, gap.high]
     print(f"{name} 减全参数：{gap.value:+.3f}（95% 区间 {gap.low:+.3f} 到 {gap.high:+.3f}）")
 print(f"对照：全参数微调的提升是 {gain:.3f}")
@@ -612,7 +613,7 @@ def merged_weight(weight, A, B, lora_alpha, use_rslora):
     ### END SOLUTION
 
 # %% check="merged_weight"
-low_rank.MERGED_WEIGHT(merged_weight)
+lora_math.MERGED_WEIGHT(merged_weight)
 
 # %% [markdown]
 # `lora.merge` 把每一层都合并，`lora.unmerge` 再减回去。**先猜一猜**：拆开之后，权重与合并前逐位相等吗？
@@ -701,7 +702,7 @@ def dora_weight(weight, A, B, lora_alpha, magnitude):
     ### END SOLUTION
 
 # %% check="dora_weight"
-low_rank.DORA_WEIGHT(dora_weight)
+lora_math.DORA_WEIGHT(dora_weight)
 
 # %% [markdown]
 # 用第 5 节训练好的 DoRA 核对公式，再看看 $m$ 动了多少、多花了什么。
@@ -709,7 +710,7 @@ low_rank.DORA_WEIGHT(dora_weight)
 # %% tags=["volatile"]
 layer = runs["DoRA r=8"][0].model.layers[0].self_attn.q_proj
 with torch.no_grad():
-    formula = low_rank.dora_weight(layer.base.weight, layer.lora_A, layer.lora_B, 16, layer.lora_magnitude)
+    formula = lora_math.dora_weight(layer.base.weight, layer.lora_A, layer.lora_B, 16, layer.lora_magnitude)
     moved = (layer.lora_magnitude / layer.base.weight.norm(dim=1) - 1).abs()
 extra = lora.trainable_count(runs["DoRA r=8"][0]) - lora.trainable_count(runs["LoRA r=8"][0])
 print(f"公式与实现最多相差 {(formula - layer.merged_weight()).abs().max():.1e}")

@@ -549,7 +549,7 @@ print(f"{story.input_ids.shape[1]} 个词元，不量化时困惑度 {math.exp(c
 # 数字太抽象，顺便听它说话：每种办法都问同一个问题，贪心解码 (greedy)。
 
 # %% tags=["volatile"]
-from lab_utils.generation import chat_prompt, complete
+from lab_utils.models.generation import chat_prompt, complete
 
 question = chat_prompt(smol_tokenizer, "What is the capital of France?")
 kept = {name: w.data for name, w in smol_weights.items()}
@@ -812,13 +812,13 @@ shrunk = {
 # %% tags=["volatile"]
 import copy
 
-from lab_utils import finetune
+from lab_utils.training import loop
 
 student = compression.student_of(model, [0, 2, 5])
 shrunk["3 层，没有训练"] = student
 shrunk["3 层，只学答案"] = copy.deepcopy(student)
 settings = {"steps": 40, "learning_rate": 3e-3, "batch_size": 8, "progress": False}
-finetune.train(shrunk["3 层，只学答案"], training, **settings)
+loop.train(shrunk["3 层，只学答案"], training, **settings)
 shrunk["3 层，蒸馏"] = compression.distill(model, student, training, temperature=1.0, **settings)
 shrunk_table = compression.compare(shrunk, held_out, repeats=2).set_index("model")
 shown = shrunk_table[["parameters", "nonzero", "mib", "sparse_mib", "loss", "perplexity", "time"]]

@@ -92,9 +92,9 @@ def make_labels(prompt_ids, answer_ids, end_id, length, pad_id):
     ### END SOLUTION
 
 # %% check="make_labels"
-from lab_utils.checks import fine_tuning
+from lab_utils.checks import swift_qlora
 
-fine_tuning.MAKE_LABELS(make_labels)
+swift_qlora.MAKE_LABELS(make_labels)
 
 # %% [markdown]
 # ### 练习 2：白学的行
@@ -112,7 +112,7 @@ def rows_without_labels(batch: list[list[int]]) -> list[int]:
     ### END SOLUTION
 
 # %% check="rows_without_labels"
-fine_tuning.ROWS_WITHOUT_LABELS(rows_without_labels)
+swift_qlora.ROWS_WITHOUT_LABELS(rows_without_labels)
 
 # %% [markdown]
 # ## 2 先考一次：微调前的成绩
@@ -121,7 +121,7 @@ fine_tuning.ROWS_WITHOUT_LABELS(rows_without_labels)
 # 判定标准：**要哪种诗体就是哪种诗体**（句数和每句的字数都对），而且**自己停下来**（输出了结束符）。
 
 # %% tags=["volatile"]
-from lab_utils.data.verse_sft import eval_prompts
+from lab_utils.data.builders.verse_sft import eval_prompts
 
 exam = eval_prompts(per_form=setting.eval_themes // 4)
 exam_file = output / "exam.jsonl"
@@ -182,7 +182,7 @@ def qlora_flags(rank: int, alpha: int) -> dict:
     ### END SOLUTION
 
 # %% check="qlora_flags"
-fine_tuning.QLORA_FLAGS(qlora_flags)
+swift_qlora.QLORA_FLAGS(qlora_flags)
 
 # %% [markdown]
 # 其余的参数由配方 (recipe) 给出：学习率、批大小、轮数……合起来就是完整的命令。把它复制到终端里，效果相同。
@@ -208,7 +208,7 @@ def optimizer_steps(rows: int, batch_size: int, accumulation: int, epochs: int) 
     ### END SOLUTION
 
 # %% check="optimizer_steps"
-fine_tuning.OPTIMIZER_STEPS(optimizer_steps)
+swift_qlora.OPTIMIZER_STEPS(optimizer_steps)
 
 # %% [markdown]
 # ## 4 训练
@@ -269,7 +269,7 @@ def learning_rate_at(step: int, total: int, peak: float, warmup: int) -> float:
     ### END SOLUTION
 
 # %% check="learning_rate_at"
-fine_tuning.LEARNING_RATE_AT(learning_rate_at)
+swift_qlora.LEARNING_RATE_AT(learning_rate_at)
 
 # %% [markdown]
 # 把公式画在日志上：橙色虚线是公式，蓝色是 ms-swift 记录的学习率。两条线应当重合。
@@ -333,27 +333,27 @@ def paired_interval(before, after, seed):
     ### END SOLUTION
 
 # %% check="paired_interval"
-fine_tuning.PAIRED_INTERVAL(paired_interval)
+swift_qlora.PAIRED_INTERVAL(paired_interval)
 
 # %% [markdown]
 # 现在看这次训练的成绩。每种诗体一组，竖线是 95% 区间。
 
 # %% tags=["volatile"]
-from lab_utils import evaluate
+from lab_utils.evaluation import intervals
 
 def score(results, form):
     """一种诗体的通过率和区间。"""
-    return evaluate.bootstrap([ok for ok, row in zip(results, exam) if row["form"] == form])
+    return intervals.bootstrap([ok for ok, row in zip(results, exam) if row["form"] == form])
 
 groups = {f: {"基座": score(before_pass, f), "微调后": score(after_pass, f)} for f in verse.FORMS}
 plots.rates(groups, "要哪种诗体就写哪种诗体：微调前后", "通过率");
 
 # %% tags=["volatile"]
-base_score, tuned_score = evaluate.bootstrap(before_pass), evaluate.bootstrap(after_pass)
-gain = evaluate.paired_difference(before_pass, after_pass)
+base_score, tuned_score = intervals.bootstrap(before_pass), intervals.bootstrap(after_pass)
+gain = intervals.paired_difference(before_pass, after_pass)
 rhymes = [verse.check(answer.text, row["form"]).rhyme_ok for answer, row in zip(after, exam)]
 print(f"基座：{base_score}\n微调后：{tuned_score}\n提高：{gain}")
-print(f"微调后押韵：{evaluate.bootstrap(rhymes)}")
+print(f"微调后押韵：{intervals.bootstrap(rhymes)}")
 course.record(
     format_pass_base=base_score.value,
     format_pass_base_interval=[base_score.low, base_score.high],

@@ -17,8 +17,10 @@ import time
 import datasets
 import torch
 
-from lab_utils import align, course, models, plots, preference_training, profile, swift, verse_exam
-from lab_utils.checks import preference as checks
+from lab_utils import align, course, models, plots, profile, swift
+from lab_utils.evaluation import verse_exam
+from lab_utils.training import preference as preference_training
+from lab_utils.checks import dpo as checks
 
 setting = profile.current()
 sizes = {
@@ -185,7 +187,7 @@ common = dict(
 # %%
 from datasets import Dataset
 
-from lab_utils.generation import chat_prompt
+from lab_utils.models.generation import chat_prompt
 
 
 def as_text(row):
@@ -219,7 +221,7 @@ print(f"{sizes['reward_steps']} 步，用时 {time.perf_counter() - began:.0f} �
 # 一个准确率要有对照才有意义。用没见过主题的对来考，对照是训练之前的 SFT 策略：它觉得更可能的那首，当作更好的。**先猜一猜**：各能排对多少？
 
 # %% tags=["volatile"]
-from lab_utils import evaluate
+from lab_utils.evaluation import intervals
 
 trained_policy = reward_model.tokens.policy
 after_rm = preference_training.pair_logps(trained_policy, tokenizer, matched["test"])
@@ -228,7 +230,7 @@ ranked = {
     "SFT 策略的对数概率": before_rm[0] > before_rm[1],
     "奖励模型": after_rm[0] - before_rm[0] > after_rm[1] - before_rm[1],
 }
-accuracy = {name: evaluate.bootstrap(right.float().tolist()) for name, right in ranked.items()}
+accuracy = {name: intervals.bootstrap(right.float().tolist()) for name, right in ranked.items()}
 for name, share in accuracy.items():
     print(f"{name}，排对的比例 {share}")
 course.record(reward_model_accuracy=accuracy["奖励模型"].value, reward_model_pairs=len(matched["test"]))
@@ -611,7 +613,7 @@ groups = {
     "温度 1.0": (before_cool, after_cool),
 }
 bars = {
-    name: {label: evaluate.bootstrap(t["rhyme"].tolist()) for label, t in zip(("SFT", "DPO"), tables)}
+    name: {label: intervals.bootstrap(t["rhyme"].tolist()) for label, t in zip(("SFT", "DPO"), tables)}
     for name, tables in groups.items()
 }
 plots.rates(bars, "采样出的诗，格式对而且全部押韵的比例", "押韵率")

@@ -58,7 +58,7 @@ def correctness_reward(completions: list[str], answers: list[str]) -> list[float
     ### END SOLUTION
 
 # %% check="correctness_reward"
-from lab_utils.checks import policy_gradient
+from lab_utils.checks import grpo as policy_gradient
 
 policy_gradient.CORRECTNESS_REWARD(correctness_reward)
 
@@ -136,7 +136,7 @@ plots.reward_layers(plots.axes("分层的奖励：每走近一步都有一点分
 # `preflight` 在训练之前问一句：这样的奖励，学得到东西吗？
 
 # %% tags=["volatile"]
-from lab_utils.generation import chat_prompt, complete
+from lab_utils.models.generation import chat_prompt, complete
 
 policy, tokenizer = models.load(models.SHIPPED, adapter=models.shipped_adapter())
 policy = policy.merge_and_unload()
@@ -361,7 +361,7 @@ for scale, name in (("group", "GRPO"), ("none", "Dr. GRPO")):
 # 用训练专用的题目抽 8 组，看看哪些奖励在组内有差别。为了快，只练五言绝句。
 
 # %% tags=["volatile"]
-from lab_utils import verse_exam
+from lab_utils.evaluation import verse_exam
 
 FORMS = ("五言绝句",)
 probe = verse_exam.questions("reward", 8, FORMS)
@@ -408,7 +408,7 @@ before[["form", "rhyme", "theme", "tone", "reward"]].mean().round(3)
 # %%
 import copy
 
-from lab_utils import grpo
+from lab_utils.training import grpo
 from transformers import PrinterCallback
 
 prompts = grpo.dataset(verse_exam.questions("reward", 160, FORMS))

@@ -205,8 +205,8 @@ def drift(reference: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
 checking.DRIFT(drift)
 
 # %% tags=["volatile"]
-from lab_utils.data.verse_sft import eval_prompts
-from lab_utils.export.drift import answer_logits
+from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.drift import answer_logits
 
 exam = eval_prompts(per_form=13)[:50]
 prompts = [row["messages"] for row in exam]
@@ -229,7 +229,7 @@ print(f"{len(prompts)} 个回答，{len(truth):,} 个词元；第一首：\n{ans
 
 # %% tags=["volatile"]
 from lab_utils import verse
-from lab_utils.export.drift import drift as measure
+from lab_utils.evaluation.drift import drift as measure
 
 half = export.merge(base, adapter, output / "xiaoshi-poet-bf16", dtype="bfloat16")
 ways = {

@@ -460,7 +460,7 @@ else:
 # “回答看起来不错”不是证据。第 10 课的闸门 (parity gate) 把服务器和 transformers 放在一起，逐条比三样：提示词的词元、下一个词元的对数概率、贪心解码的文字。50 条提示，一条也不能差。
 
 # %% tags=["volatile"]
-from lab_utils.data.verse_sft import eval_prompts
+from lab_utils.data.builders.verse_sft import eval_prompts
 
 questions = [row["messages"][0]["content"] for row in eval_prompts(per_form=13)][:50]
 tuned = export.local(base, adapter, dtype=setting.torch_dtype)

@@ -6,8 +6,9 @@ import torch
 from torch.nn.utils import prune
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from lab_utils import compression, course, finetune, lowrank, models
+from lab_utils import compression, course, lowrank, models
 from lab_utils.data import formats
+from lab_utils.training import loop
 
 IDS = torch.arange(24).reshape(2, 12) % 20
 
@@ -280,7 +281,7 @@ def test_with_hard_labels_alone_it_is_ordinary_training(untouched):
     taught = compression.distill(
         untouched, student, examples, 7, 1e-2, batch_size=4, hard_weight=1.0, seed=3, progress=False
     )
-    finetune.train(student, examples, 7, 1e-2, batch_size=4, seed=3, progress=False)
+    loop.train(student, examples, 7, 1e-2, batch_size=4, seed=3, progress=False)
     torch.testing.assert_close(logits(taught), logits(student))
 
 
@@ -331,7 +332,7 @@ def test_the_shipped_model_loses_little_by_neurons_and_much_by_rank(shipped, row
     table = compression.compare(made, held_out, repeats=1).set_index("model")
     assert list(table.columns) == ["parameters", "nonzero", "mib", "sparse_mib", "loss", "perplexity", "time"]
     for name, model in made.items():
-        assert table.loc[name, "loss"] == pytest.approx(finetune.held_out_loss(model, held_out))
+        assert table.loc[name, "loss"] == pytest.approx(loop.held_out_loss(model, held_out))
         assert table.loc[name, "perplexity"] == pytest.approx(math.exp(table.loc[name, "loss"]))
     assert table.loc["base", "time"] == 1 and (table["time"] > 0).all()
     assert table.loc["base", "parameters"] == 6_240_256

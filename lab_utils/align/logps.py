@@ -2,7 +2,7 @@
 
 import torch
 
-from lab_utils.data.chat import IGNORE
+from lab_utils.data.loss_mask import IGNORE
 
 
 def token_logps(logits: torch.Tensor, labels: torch.Tensor, ignore: int = IGNORE) -> torch.Tensor:

@@ -6,7 +6,7 @@ Tensors of tokens are (batch, time) with a mask of the same shape: 1 for a token
 
 import torch
 
-from lab_utils.align.inputs import (
+from lab_utils.align.validation import (
     require_between,
     require_constant,
     require_finite,

@@ -8,7 +8,7 @@ pair (or per example): take `.mean()` to train.
 import torch
 import torch.nn.functional as F
 
-from lab_utils.align.inputs import require_between, require_constant, require_positive, require_tensors
+from lab_utils.align.validation import require_between, require_constant, require_positive, require_tensors
 
 
 def bradley_terry_loss(

@@ -3,7 +3,7 @@
 import torch
 
 from lab_utils.checks.frame import Case, Check, Mistake
-from lab_utils.export import drift as drifts
+from lab_utils.evaluation import drift as drifts
 from lab_utils.export import first_difference as _first_difference
 
 PREFIX = "base_model.model."

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab_utils.data.chat import IGNORE
+from lab_utils.data.loss_mask import IGNORE
 from lab_utils.files import write_atomic
 
 ROLES = ("system", "user", "assistant", "tool")

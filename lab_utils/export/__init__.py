@@ -7,13 +7,13 @@
 >>> export.preflight(merged), export.push(merged, "owner/name")
 """
 
-from lab_utils.export.candidate import Candidate, Local, Served, local, served
+from lab_utils.artifacts.folder import Artifact, classify, model_folder, resolve
+from lab_utils.evaluation.candidate import Candidate, Local, Served, local, served
+from lab_utils.evaluation.parity import TOLERANCE, Difference, Parity, first_difference, parity
 from lab_utils.export.card import write_card
-from lab_utils.export.folder import Artifact, classify, model_folder, resolve
 from lab_utils.export.llama_cpp import llama_cpp, to_gguf
 from lab_utils.export.merge import merge, merge_command, merged_into_4bit
 from lab_utils.export.ollama import modelfile
-from lab_utils.export.parity import TOLERANCE, Difference, Parity, first_difference, parity
 from lab_utils.export.publish import Problem, Push, preflight, push
 
 __all__ = [

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
-from lab_utils.export.folder import MERGE_RECORD, WHOLE, classify, quantized_bits, read_json, tensor_shapes
+from lab_utils.artifacts.folder import MERGE_RECORD, WHOLE, classify, quantized_bits, read_json, tensor_shapes
 from lab_utils.files import write_atomic
 
 CARD = "README.md"

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from lab_utils.export.candidate import TOP, Messages, Served
-from lab_utils.export.folder import WHOLE, classify
+from lab_utils.artifacts.folder import WHOLE, classify
+from lab_utils.evaluation.candidate import TOP, Messages, Served
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
 LIMIT = 600

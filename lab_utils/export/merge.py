@@ -14,8 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lab_utils import models, swift
-from lab_utils.export.candidate import Local, local
-from lab_utils.export.folder import (
+from lab_utils.artifacts.folder import (
     MERGE_RECORD,
     WHOLE,
     classify,
@@ -24,6 +23,7 @@ from lab_utils.export.folder import (
     read_json,
     resolve,
 )
+from lab_utils.evaluation.candidate import Local, local
 
 DTYPES = ("float32", "bfloat16", "float16")
 TOOLS = ("peft", "swift")

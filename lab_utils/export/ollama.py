@@ -7,7 +7,7 @@ prompt, so the two are rendered and compared before a Modelfile is written.
 import re
 from pathlib import Path
 
-from lab_utils.generation import end_ids
+from lab_utils.models.generation import end_ids
 
 CHATML = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 """ChatML as an Ollama template."""

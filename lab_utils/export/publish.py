@@ -7,9 +7,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from lab_utils import models
+from lab_utils.artifacts.folder import MERGE_RECORD, broken_weights, classify, read_json
 from lab_utils.export.card import CARD, CONFIGURATION, front_matter
-from lab_utils.export.folder import MERGE_RECORD, broken_weights, classify, read_json
-from lab_utils.generation import end_ids
+from lab_utils.models.generation import end_ids
 
 WANTED = (
     "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json",

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lab_utils import course
-from lab_utils.grading.artefacts import TARGETS, Demand
+from lab_utils.grading.adapter_judge import TARGETS, Demand
 
 UNITS = {
     "hour": (timedelta(hours=1), "小时"),

@@ -17,7 +17,7 @@ from typing import Any
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.files import write_atomic
-from lab_utils.grading import adapters, collect, feedback, handout, likeness, pages
+from lab_utils.grading import adapter_submissions, collect, feedback, handout, pages, similarity
 from lab_utils.grading.pages import safe
 
 Row = Mapping[str, Any]
@@ -120,7 +120,7 @@ def _wrong(entry: Mapping[str, Any]) -> str:
 
 def alike(
     rows: Iterable[Row], submissions: Path
-) -> dict[str, list[tuple[likeness.Group, list[tuple[str, str]]]]]:
+) -> dict[str, list[tuple[similarity.Group, list[tuple[str, str]]]]]:
     """Lab -> the groups of like answers, each with its example: `(student, source)` of its first two.
 
     Answers are taken from the files that were graded, told by their digest; a file changed since is left out.
@@ -139,7 +139,7 @@ def alike(
                 }
     found = {}
     for number, own in sorted(answers.items()):
-        told = likeness.groups(own, _known(course.lab(number)))
+        told = similarity.groups(own, _known(course.lab(number)))
         if told:
             found[number] = [
                 (group, [(s, own[s][group.example]) for s in _example(group, own)]) for group in told
@@ -167,7 +167,7 @@ def _known(lab: course.Lab) -> dict[str, list[str]]:
     }
 
 
-def _example(group: likeness.Group, answers: Mapping[str, Mapping[str, str]]) -> list[str]:
+def _example(group: similarity.Group, answers: Mapping[str, Mapping[str, str]]) -> list[str]:
     return [student for student in group.students if group.example in answers[student]][:2]
 
 
@@ -190,7 +190,7 @@ def page(rows: Sequence[Row], same: Mapping[str, list] | None = None) -> str:
             for number in labs
             if any(e.lab == number for e in told)
         ],
-        adapters=[_copy(*entry) for entry in adapters.copies(rows)],
+        adapters=[_copy(*entry) for entry in adapter_submissions.copies(rows)],
         looked=same is not None,
         same=[_group(number, *entry) for number, entries in (same or {}).items() for entry in entries],
     )
@@ -240,7 +240,7 @@ def _copy(number: str, students: Sequence[str], how: str) -> dict[str, Any]:
     return {"lab": _title(number), "students": [safe(student, 60) for student in students], "how": how}
 
 
-def _group(number: str, group: likeness.Group, example: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _group(number: str, group: similarity.Group, example: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {
         "lab": _title(number),
         "students": [safe(student, 60) for student in group.students],

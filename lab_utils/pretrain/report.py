@@ -5,9 +5,9 @@ import random
 from pathlib import Path
 
 from lab_utils import verse
-from lab_utils.data.verse_sft import eval_prompts
-from lab_utils.evaluate import Interval, bootstrap
-from lab_utils.generation import chat_prompt, complete
+from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.intervals import Interval, bootstrap
+from lab_utils.models.generation import chat_prompt, complete
 
 SAMPLES = 200
 

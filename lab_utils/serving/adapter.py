@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab_utils import export
-from lab_utils.export.folder import tensor_shapes
+from lab_utils.artifacts.folder import tensor_shapes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.32 takes for `--max-lora-rank` (vllm/config/lora.py, MaxLoRARanks)."""

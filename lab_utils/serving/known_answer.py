@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab_utils import export, models
-from lab_utils.export.parity import logprob_difference
+from lab_utils.evaluation.parity import logprob_difference
 from lab_utils.serving.adapter import Adapter
 
 if TYPE_CHECKING:

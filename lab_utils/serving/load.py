@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
-from lab_utils.generation import chat_prompt, decoding, end_ids
+from lab_utils.models.generation import chat_prompt, decoding, end_ids
 
 Progress = Callable[[int, int], None]
 """Called with how many requests are through, and of how many."""

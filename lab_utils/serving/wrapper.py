@@ -29,7 +29,8 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from lab_utils import generation, models
+from lab_utils import models
+from lab_utils.models import generation
 from lab_utils.serving import clients
 from lab_utils.serving.chat_format import (
     Answer,

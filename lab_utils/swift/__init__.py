@@ -7,8 +7,8 @@
 >>> trained.log, trained.checkpoint
 """
 
+from lab_utils.artifacts.checkpoint import find_checkpoint
 from lab_utils.swift.build import Command, command, environment
-from lab_utils.swift.checkpoint import find_checkpoint
 from lab_utils.swift.encoding import encode
 from lab_utils.swift.failure import Cause, SwiftError, diagnose
 from lab_utils.swift.flags import flag_names

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab_utils.data.formats import read_jsonl
-from lab_utils.generation import end_ids
+from lab_utils.models.generation import end_ids
 from lab_utils.swift import failure
 from lab_utils.swift.build import command
 from lab_utils.swift.failure import SwiftError

@@ -13,9 +13,10 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab_utils.artifacts import checkpoint, run_log
 from lab_utils.data.formats import validate_messages
 from lab_utils.files import write_atomic
-from lab_utils.swift import checkpoint, failure, log
+from lab_utils.swift import failure
 from lab_utils.swift.build import Command
 from lab_utils.swift.failure import SwiftError
 from lab_utils.swift.progress import Progress
@@ -42,19 +43,20 @@ class Run:
         mark = last.parent / checkpoint.MARK
         known = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
         seconds = known.get(
-            "seconds", log.summary(log.read_log(last.parent / log.FILE)).get("train_runtime", math.nan)
+            "seconds",
+            run_log.summary(run_log.read_log(last.parent / run_log.FILE)).get("train_runtime", math.nan),
         )
         return cls(last.parent, last.parent / "run.log", seconds, known.get("command", ""))
 
     @property
     def log(self):
         """One row a training step as a pandas DataFrame (`step`, `loss`, `grad_norm` …)."""
-        return log.frame(self.folder / log.FILE)
+        return run_log.frame(self.folder / run_log.FILE)
 
     @property
     def summary(self) -> dict:
         """ms-swift's closing figures: `train_runtime` (seconds), `train_loss` …"""
-        return log.summary(log.read_log(self.folder / log.FILE))
+        return run_log.summary(run_log.read_log(self.folder / run_log.FILE))
 
     @property
     def checkpoint(self) -> Path:
@@ -77,9 +79,9 @@ class Run:
     def tokens_per_second(self) -> float | None:
         """Input tokens trained on per second of training, None unless the run had
         `include_num_input_tokens_seen=True`."""
-        rows = log.read_log(self.folder / log.FILE)
+        rows = run_log.read_log(self.folder / run_log.FILE)
         seen = [row["num_input_tokens_seen"] for row in rows if "num_input_tokens_seen" in row]
-        runtime = log.summary(rows).get("train_runtime")
+        runtime = run_log.summary(rows).get("train_runtime")
         return max(seen) / runtime if seen and runtime else None
 
 
@@ -156,7 +158,7 @@ class _Watch:
                 self._look_for_version()
             if self.progress:
                 self.progress.update(
-                    log.read_log(self.folder / log.FILE) if self.training and self.found else []
+                    run_log.read_log(self.folder / run_log.FILE) if self.training and self.found else []
                 )
             if self.timeout is not None and time.monotonic() - self.began > self.timeout:
                 _kill(process)
@@ -213,10 +215,10 @@ class _Watch:
         return None
 
     def _training_problem(self, name: str) -> SwiftError | None:
-        rows = log.read_log(self.folder / log.FILE) if self.found else []
-        if bad := log.not_finite(rows):
+        rows = run_log.read_log(self.folder / run_log.FILE) if self.found else []
+        if bad := run_log.not_finite(rows):
             return SwiftError(f"{name} 第 {bad[1]} 步的 {bad[0]} 不是有限的数。", failure.NAN, self._tail())
-        if not log.summary(rows) or not log.steps(rows):
+        if not run_log.summary(rows) or not run_log.steps(rows):
             return SwiftError(f"{name} 结束了，但日志里没有训练记录。", failure.NO_OUTPUT, self._tail())
         try:
             checkpoint.checkpoints(self.folder)

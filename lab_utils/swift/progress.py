@@ -3,7 +3,7 @@
 import os
 import time
 
-from lab_utils.swift.log import step_of, steps
+from lab_utils.artifacts.run_log import step_of, steps
 
 LINES = 10  # plain lines printed over a whole run
 REDRAW = 0.5  # seconds between redraws in a notebook

@@ -22,8 +22,9 @@ import psutil
 from lab_utils import course
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "grading"))
-from hostile import LAB, RIGHT, WRONG, notebook, write
 from test_batch import cluster, workers
+
+from tests.grading.hostile import LAB, RIGHT, WRONG, notebook, write
 
 STUDENTS = 16
 SLOW = "import time\ntime.sleep(0.3)\n"

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from lab_utils.checks import Check, fine_tuning, quickstart
+from lab_utils.checks import Check, quickstart, swift_qlora
 from lab_utils.checks.frame import difference
 from lab_utils.checks.kit import assert_check
-from lab_utils.evaluate import paired_difference
+from lab_utils.evaluation.intervals import paired_difference
 
 
 def lengths_by_regex(text):
@@ -69,21 +69,21 @@ ACCEPTED = {
         lambda p: p.count(True) / max(1, len(p)),
     ],
     quickstart.WEIGHT_GIB: [lambda n, b: n * (b / 8) / 1024**3, lambda n, b: np.float64(n) * b / 2**33],
-    fine_tuning.QLORA_FLAGS: [
-        lambda rank, alpha: dict(fine_tuning.qlora_flags(rank, alpha), lora_alpha=alpha * 1.0),
-        lambda r, a: {**fine_tuning.qlora_flags(0, 0), "lora_rank": r, "lora_alpha": a},
+    swift_qlora.QLORA_FLAGS: [
+        lambda rank, alpha: dict(swift_qlora.qlora_flags(rank, alpha), lora_alpha=alpha * 1.0),
+        lambda r, a: {**swift_qlora.qlora_flags(0, 0), "lora_rank": r, "lora_alpha": a},
     ],
-    fine_tuning.MAKE_LABELS: [labels_in_a_loop, labels_as_lists],
-    fine_tuning.OPTIMIZER_STEPS: [steps_in_integers, lambda n, b, a, e: math.ceil(math.ceil(n / b) / a) * e],
-    fine_tuning.LEARNING_RATE_AT: [
+    swift_qlora.MAKE_LABELS: [labels_in_a_loop, labels_as_lists],
+    swift_qlora.OPTIMIZER_STEPS: [steps_in_integers, lambda n, b, a, e: math.ceil(math.ceil(n / b) / a) * e],
+    swift_qlora.LEARNING_RATE_AT: [
         cosine_by_half_angle,
         lambda s, t, p, w: np.float64(cosine_by_half_angle(s, t, p, w)),
     ],
-    fine_tuning.ROWS_WITHOUT_LABELS: [
+    swift_qlora.ROWS_WITHOUT_LABELS: [
         lambda b: [i for i in range(len(b)) if set(b[i]) == {-100}],
         lambda b: [i for i, row in enumerate(b) if max(row) == -100],
     ],
-    fine_tuning.PAIRED_INTERVAL: [numpy_interval, library_interval],
+    swift_qlora.PAIRED_INTERVAL: [numpy_interval, library_interval],
 }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_accepts_right_answers_and_names_mistakes(check):
 
 
 def test_every_check_is_tested():
-    every = {v for module in (quickstart, fine_tuning) for v in vars(module).values() if isinstance(v, Check)}
+    every = {v for module in (quickstart, swift_qlora) for v in vars(module).values() if isinstance(v, Check)}
     assert every == set(ACCEPTED)
 
 

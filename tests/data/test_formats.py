@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lab_utils.data.chat import IGNORE
 from lab_utils.data.formats import DataError, encode, read_jsonl, supervised, validate_messages
+from lab_utils.data.loss_mask import IGNORE
 
 GOOD = {"messages": [{"role": "user", "content": "写诗"}, {"role": "assistant", "content": "春眠不觉晓"}]}
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hostile import LAB, RIGHT, WRONG, notebook, write
 
 from lab_utils import course
 from lab_utils.grading import batch
 from lab_utils.serving.server import free_port
+from tests.grading.hostile import LAB, RIGHT, WRONG, notebook, write
 
 STUDENTS = 8
 SLOW = "import time\ntime.sleep(0.3)\n"

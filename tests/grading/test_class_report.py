@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.cli import app
-from lab_utils.grading import collect, likeness, report
+from lab_utils.grading import collect, report, similarity
 from lab_utils.grading.report import ReportError
 
 LAB = course.lab("00")
@@ -69,40 +69,40 @@ def class_of(**answers: str) -> dict[str, dict[str, str]]:
     return {student: {"line_lengths": source} for student, source in answers.items()}
 
 
-def names(found: list[likeness.Group]) -> list[tuple[str, ...]]:
+def names(found: list[similarity.Group]) -> list[tuple[str, ...]]:
     return [group.students for group in found]
 
 
 def test_a_copy_with_other_names_comments_and_types_is_pointed_out():
     others = {f"s{i}": SPLITTING for i in range(6)} | {"w": WALKING}
-    found = likeness.groups(class_of(甲=COUNTING, 乙=RENAMED, **others), KNOWN)
+    found = similarity.groups(class_of(甲=COUNTING, 乙=RENAMED, **others), KNOWN)
     assert names(found) == [("乙", "甲")]
     assert found[0].exercises == ("line_lengths",) and found[0].similarity > 0.9 and not found[0].verbatim
 
 
 def test_a_copy_to_the_letter_is_said_to_be_one_however_many_have_it():
     ring = class_of(**{f"s{i:02}": COUNTING for i in range(20)}, w=WALKING, m=MODEL["line_lengths"])
-    found = likeness.groups(ring, KNOWN)
+    found = similarity.groups(ring, KNOWN)
     assert len(found) == 1 and len(found[0].students) == 20 and found[0].verbatim
 
 
 def test_answers_that_everybody_or_the_model_answer_has_say_nothing():
-    assert not likeness.groups(class_of(**{f"s{i}": MODEL["line_lengths"] for i in range(9)}), KNOWN)
+    assert not similarity.groups(class_of(**{f"s{i}": MODEL["line_lengths"] for i in range(9)}), KNOWN)
     reworded = (
         MODEL["line_lengths"].replace("mark", "m").replace("line ", "part ").replace("(line)", "(part)")
     )
-    assert not likeness.groups(class_of(a=reworded, b=MODEL["line_lengths"], c=reworded), KNOWN)
+    assert not similarity.groups(class_of(a=reworded, b=MODEL["line_lengths"], c=reworded), KNOWN)
     half = {f"c{i}": RENAMED.replace("count", f"n{i}") for i in range(8)} | {
         f"s{i}": SPLITTING for i in range(8)
     }
-    assert not likeness.groups(class_of(**half), KNOWN)
+    assert not similarity.groups(class_of(**half), KNOWN)
 
 
 def test_short_answers_are_bound_to_agree():
     odd = "def is_quatrain(lengths):\n    return not (set(lengths) - {5}) and sum(lengths) == 20\n"
     usual = MODEL["is_quatrain"]
     answers = {"a": odd, "b": odd, **{f"s{i}": usual for i in range(8)}}
-    assert not likeness.groups({s: {"is_quatrain": source} for s, source in answers.items()}, KNOWN)
+    assert not similarity.groups({s: {"is_quatrain": source} for s, source in answers.items()}, KNOWN)
 
 
 def test_small_oddities_in_many_exercises_add_up():
@@ -112,26 +112,28 @@ def test_small_oddities_in_many_exercises_add_up():
         "weight_gib": "def weight_gib(parameters, bits):\n    return (parameters * bits * 0.125) / pow(1024.0, 3)\n",
     }
     usual = {name: MODEL[name] for name in odd}
-    found = likeness.groups({"a": odd, "b": odd, **{f"s{i}": usual for i in range(8)}}, KNOWN)
+    found = similarity.groups({"a": odd, "b": odd, **{f"s{i}": usual for i in range(8)}}, KNOWN)
     assert names(found) == [("a", "b")] and len(found[0].exercises) > 1
 
 
 def test_independent_answers_of_some_length_are_not_alike():
-    assert not likeness.groups(class_of(a=COUNTING, b=WALKING, c=SPLITTING, d=MODEL["line_lengths"]), KNOWN)
+    assert not similarity.groups(class_of(a=COUNTING, b=WALKING, c=SPLITTING, d=MODEL["line_lengths"]), KNOWN)
 
 
 @pytest.mark.parametrize("source", ["def f(x)\n  return", "", "%%bash\nls", "(" * 5000, "\0", "x = 1" * 100])
 def test_code_that_does_not_parse_is_compared_as_text(source):
-    assert isinstance(likeness.tokens(source), tuple)
-    assert not likeness.groups(class_of(a=source, b=SPLITTING), KNOWN)
+    assert isinstance(similarity.tokens(source), tuple)
+    assert not similarity.groups(class_of(a=source, b=SPLITTING), KNOWN)
 
 
 def test_local_names_comments_and_types_are_no_matter_and_what_is_called_is():
-    assert likeness.tokens(COUNTING) == likeness.tokens(RENAMED.removeprefix("import re\n\n"))
-    assert likeness.tokens("def f(x):\n    return max(x)") == likeness.tokens(
+    assert similarity.tokens(COUNTING) == similarity.tokens(RENAMED.removeprefix("import re\n\n"))
+    assert similarity.tokens("def f(x):\n    return max(x)") == similarity.tokens(
         "def f(y: list) -> int:\n    return max(y)"
     )
-    assert likeness.tokens("def f(x):\n    return max(x)") != likeness.tokens("def f(x):\n    return min(x)")
+    assert similarity.tokens("def f(x):\n    return max(x)") != similarity.tokens(
+        "def f(x):\n    return min(x)"
+    )
 
 
 # ---------------------------------------------------------------- the page

@@ -4,10 +4,10 @@ import json
 import zipfile
 
 import pytest
-from hostile import FILE, LAB, RIGHT, notebook, write
 
 from lab_utils import course
 from lab_utils.grading import collect
+from tests.grading.hostile import FILE, LAB, RIGHT, notebook, write
 
 
 @pytest.mark.parametrize(

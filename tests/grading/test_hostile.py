@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from hostile import ATTACKS, FULL, LAB, PLACES
 
 from lab_utils import course
 from lab_utils.grading import batch, feedback, sandbox, tasks
+from tests.grading.hostile import ATTACKS, FULL, LAB, PLACES
 
 LIMITS = sandbox.Limits(load_seconds=2.0, case_seconds=1.0, total_seconds=20.0, memory_mib=256)
 

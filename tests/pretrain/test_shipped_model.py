@@ -7,8 +7,8 @@ import pytest
 
 from lab_utils import models, verse
 from lab_utils.data import formats
-from lab_utils.data.verse_sft import eval_prompts
-from lab_utils.generation import chat_prompt, complete
+from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.models.generation import chat_prompt, complete
 from lab_utils.pretrain import report
 
 FIGURES = Path(report.__file__).parent / "report" / "figures.json"

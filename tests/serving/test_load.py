@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 import pytest
-from listening import listening
 
 from lab_utils import models
 from lab_utils.serving import load, wrapper
 from lab_utils.serving.load import LoadTest, Trace
+from tests.serving.listening import listening
 
 PROMPTS = [f"写一首五言绝句，题目是第{i}首" for i in range(6)]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from listening import listening
 
 from lab_utils import models
 from lab_utils.serving import wrapper
+from tests.serving.listening import listening
 
 KEY = "k" * 20
 HELLO = [{"role": "user", "content": "写一首五言绝句"}]

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_training import qlora, row, write_rows
 
 from lab_utils import swift
+from tests.swift.tiny_training import qlora, row, write_rows
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the model is too small to share between threads
 

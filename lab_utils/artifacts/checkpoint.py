@@ -1,0 +1,122 @@
+"""Find what a run produced: from any folder of a run to its last or best checkpoint."""
+
+import json
+import re
+from pathlib import Path
+
+from lab_utils.artifacts.run_log import FILE, read_log, summary
+
+MARK = "run.json"
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "model.safetensors", "pytorch_model.bin",
+            "model.safetensors.index.json", "pytorch_model.bin.index.json")  # fmt: skip
+_STATUS = {
+    "running": "还在运行，或在运行中被强行关掉了",
+    "failed": "失败了",
+    "interrupted": "被中断了",
+}
+
+
+def find_checkpoint(folder: str | Path, which: str = "last") -> Path:
+    """The `last` or `best` checkpoint of a finished run.
+
+    `folder` may be the run's output folder, one of its `vN-date` versions, or a checkpoint
+    itself. Only runs that came to their regular end count, and of several versions the newest
+    must have. `best` is what the run's `metric_for_best_model` chose, so it needs evaluation.
+    Raises FileNotFoundError, in Chinese, saying what is there instead.
+    """
+    if which not in ("last", "best"):
+        raise ValueError(f"which 只能是 'last' 或 'best'，不能是 {which!r}。")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"没有这个文件夹：{folder}。先运行训练，再找检查点（checkpoint）。")
+    if is_checkpoint(folder):
+        if run_folder := _run_of(folder):
+            _require_finished(run_folder)
+        return folder
+    version = newest_version(folder)
+    if version is None:
+        raise FileNotFoundError(_nothing_here(folder))
+    _require_finished(version)
+    return _best(version) if which == "best" else checkpoints(version)[-1]
+
+
+def checkpoints(version: Path) -> list[Path]:
+    """Complete checkpoints of one version of a run, by step. Raises FileNotFoundError when none."""
+    found = [
+        p
+        for p in version.glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", p.name) and is_checkpoint(p)
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"{version} 里没有完整的检查点（checkpoint）。检查 save_steps 是否大于总步数。"
+        )
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` holds trained weights saved by a trainer (a base model has no trainer state)."""
+    return (folder / "trainer_state.json").exists() and any((folder / name).exists() for name in _WEIGHTS)
+
+
+def newest_version(folder: Path) -> Path | None:
+    """`folder` itself if a run was written straight into it, else its newest `vN-date`, else None."""
+    if is_version(folder):
+        return folder
+    found = [p for p in folder.iterdir() if p.is_dir() and version_number(p) is not None]
+    return max(found, key=version_number) if found else None
+
+
+def is_version(folder: Path) -> bool:
+    """Whether a run was written straight into `folder`."""
+    return any((folder / name).exists() for name in (MARK, FILE)) or any(folder.glob("checkpoint-*"))
+
+
+def version_number(folder: Path) -> int | None:
+    """N of `vN-20260101-120000` (also with `.failed` or `.interrupted` behind it)."""
+    found = re.fullmatch(r"v(\d+)-\d{8}-\d{6}(\.\w+)?", folder.name)
+    return int(found[1]) if found else None
+
+
+def status(version: Path) -> str:
+    """`finished`, `running`, `failed` or `interrupted`; for runs started elsewhere from their log."""
+    if (version / MARK).exists():
+        return json.loads((version / MARK).read_text(encoding="utf-8"))["status"]
+    return "finished" if summary(read_log(version / FILE)) else "interrupted"
+
+
+def _run_of(checkpoint: Path) -> Path | None:
+    return checkpoint.parent if is_version(checkpoint.parent) else None
+
+
+def _require_finished(version: Path) -> None:
+    state = status(version)
+    if state != "finished":
+        raise FileNotFoundError(
+            f"训练 {version.name} {_STATUS[state]}，它的检查点不能用。请重新运行训练；"
+            f"若要用更早一次完成的训练，把那次的文件夹直接传进来。（{version}）"
+        )
+
+
+def _best(version: Path) -> Path:
+    last = checkpoints(version)[-1]
+    name = json.loads((last / "trainer_state.json").read_text(encoding="utf-8")).get("best_model_checkpoint")
+    best = version / Path(name).name if name else None
+    if best is None:
+        raise FileNotFoundError(
+            f"{version} 没有记录最佳检查点：训练时没有评测。加上 val_dataset（或 split_dataset_ratio）和 eval_strategy='steps'。"
+        )
+    if not is_checkpoint(best):
+        raise FileNotFoundError(
+            f"最佳检查点 {best.name} 已不在了（被 save_total_limit 删掉）。把 save_total_limit 调大。"
+        )
+    return best
+
+
+def _nothing_here(folder: Path) -> str:
+    if (folder / "config.json").exists():
+        return f"{folder} 是一个模型文件夹（底座或合并后的模型），不是训练结果；请传训练的 output_dir。"
+    if (folder / "adapter_config.json").exists():
+        return f"{folder} 是一个单独的适配器（adapter），没有训练记录；直接把它传给 adapters 即可。"
+    inside = "、".join(sorted(p.name for p in folder.iterdir())[:8]) or "空的"
+    return f"{folder} 里没有训练结果（找不到 vN-日期 或 checkpoint-步数）。里面有：{inside}。"

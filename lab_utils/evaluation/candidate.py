@@ -1,0 +1,199 @@
+"""One shape for whatever can answer a prompt: a folder, base and adapter, a server, a GGUF file.
+
+The parity gate asks every candidate the same three questions, so it needn't know what it is.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from lab_utils import models
+from lab_utils.artifacts.folder import WHOLE, classify, model_folder, resolve
+from lab_utils.models.generation import Completion, complete_batch, decoding
+
+TOP = 20
+"""How many of the likeliest tokens are compared: as many as vLLM gives by default."""
+Messages = list[dict]
+
+
+class Candidate(Protocol):
+    """What the parity gate asks of a model. Batches are lists, answers come in the same order."""
+
+    name: str
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Token ids of a conversation in the candidate's own chat template, up to where it begins to answer."""
+
+    def next_logprobs(self, batch: Sequence[list[int]]) -> list[dict[int, float]] | None:
+        """Of each prompt the `TOP` likeliest next tokens with their log-probability in nats; None if not offered."""
+
+    def greedy(self, batch: Sequence[list[int]], max_new_tokens: int) -> list[Completion]:
+        """What follows each prompt at temperature 0, and whether the candidate ended it itself."""
+
+
+class Local:
+    """A transformers model in this process, with or without an adapter that isn't merged."""
+
+    def __init__(self, model, tokenizer, name: str, batch_size: int = 32):
+        self.model, self.tokenizer, self.name, self.batch_size = model, tokenizer, name, batch_size
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Raises ValueError when the tokenizer has no chat template."""
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                f"{self.name} 没有对话模板 (chat template)。合并时要把底座的 chat_template.jinja 一起带上。"
+            )
+        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+    def next_logprobs(self, batch: Sequence[list[int]]) -> list[dict[int, float]]:
+        import torch
+
+        found = []
+        for part in _parts(batch, self.batch_size):
+            with torch.no_grad():
+                logits = self.model(**self._padded(part), logits_to_keep=1).logits[:, -1].float()
+            best = logits.log_softmax(-1).topk(min(TOP, logits.shape[-1]))
+            rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            found += [dict(zip(ids, values, strict=True)) for ids, values in rows]
+        return found
+
+    def greedy(self, batch: Sequence[list[int]], max_new_tokens: int) -> list[Completion]:
+        found = []
+        for part in _parts(batch, self.batch_size):
+            inputs = self._padded(part)
+            found += complete_batch(self.model, self.tokenizer, inputs, max_new_tokens, **decoding())
+        return found
+
+    def _padded(self, part: Sequence[list[int]]) -> dict:
+        """`input_ids` and `attention_mask`, both (batch, seq) int64, padded on the left."""
+        import torch
+
+        longest = max(map(len, part))
+        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in part])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in part])
+        return {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
+
+
+class Served:
+    """A model behind an OpenAI endpoint that can also tokenize, as vLLM's does.
+
+    Many requests are in flight at once: a server batches them.
+    """
+
+    in_flight = 16
+
+    def __init__(self, base_url: str, model: str, api_key: str | None = None, timeout: float = 120.0):
+        import httpx
+
+        self.name = model
+        self.root = base_url.rstrip("/").removesuffix("/v1")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.http = httpx.Client(headers=headers, timeout=timeout)
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        asked = {"model": self.name, "messages": messages, "add_generation_prompt": True}
+        return self._post("/tokenize", asked)["tokens"]
+
+    def next_logprobs(self, batch: Sequence[list[int]]) -> list[dict[int, float]] | None:
+        extra = {"logprobs": TOP, "return_tokens_as_token_ids": True}
+        answers = self._complete(batch, 1, extra)
+        if any(not choice.get("logprobs") for choice in answers):
+            return None
+        return [_by_token_id(choice["logprobs"]["top_logprobs"][0]) for choice in answers]
+
+    def greedy(self, batch: Sequence[list[int]], max_new_tokens: int) -> list[Completion]:
+        answers = self._complete(batch, max_new_tokens, {})
+        return [Completion(choice["text"], choice["finish_reason"] == "stop") for choice in answers]
+
+    def _complete(self, batch: Sequence[list[int]], max_tokens: int, extra: dict) -> list[dict]:
+        """The choice of `/v1/completions` for each prompt of token ids, at temperature 0."""
+
+        def ask(ids: list[int]) -> dict:
+            body = {"model": self.name, "prompt": list(ids), "max_tokens": max_tokens, "temperature": 0}
+            return self._post("/v1/completions", body | extra)["choices"][0]
+
+        with ThreadPoolExecutor(self.in_flight) as pool:
+            return list(pool.map(ask, batch))
+
+    def _post(self, path: str, body: dict) -> dict:
+        """The JSON answer. Raises ConnectionError when there is none, RuntimeError for an error status."""
+        import httpx
+
+        try:
+            answer = self.http.post(self.root + path, json=body)
+        except httpx.HTTPError as error:
+            raise ConnectionError(
+                f"连不上 {self.root}（{type(error).__name__}）。服务启动了吗？端口对吗？"
+            ) from error
+        if answer.is_error:
+            raise RuntimeError(f"{self.root}{path} 返回 {answer.status_code}：{answer.text[:300]}")
+        return answer.json()
+
+
+def local(
+    model: str | Path,
+    adapter: str | Path | None = None,
+    dtype: str = "float32",
+    bits: int | None = None,
+) -> Local:
+    """A candidate in this process, on the CPU. `model`: a folder or a name of `lab_utils.models`.
+
+    `adapter`: adapter folder, or the folder of the run that made it; it is put on the model, not
+    merged. `bits` 4: the model's weights are stored in NF4, as in QLoRA, and computed in `dtype`.
+    Raises ValueError for a folder that doesn't hold what is asked for, and what `models.load` raises.
+    """
+    folder = model_folder(model)
+    kind = classify(folder).kind
+    if kind not in WHOLE:
+        raise ValueError(f"{folder} 是 {kind}，不是完整的模型。适配器要和底座一起给：(底座, 适配器)。")
+    where = None
+    if adapter is not None:
+        where = resolve(adapter)
+        if classify(where).kind != "adapter":
+            raise ValueError(f"{where} 是 {classify(where).kind}，不是适配器 (adapter)。")
+    name = f"{folder.name} + {where.name}" if where else folder.name
+    if bits is None:
+        return Local(*models.load(str(folder), dtype, where), name)
+    return Local(*_load_quantized(folder, where, dtype), f"{name}（4 位）")
+
+
+def served(base_url: str, model: str, api_key: str | None = None) -> Served:
+    """A candidate behind a server. `base_url` as an OpenAI client wants it, with or without `/v1`;
+    `model`: the name it is served under.
+
+    The server must speak `/v1/completions` with prompts of token ids, and `/tokenize` with
+    `messages`; vLLM does. Nothing is asked of it yet.
+    """
+    return Served(base_url, model, api_key)
+
+
+def _load_quantized(folder: Path, adapter: Path | None, dtype: str):
+    """`(model, tokenizer)` with NF4 weights, double quantization, computing in `dtype`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    models.quiet()
+    kind = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), quantization_config=kind
+    )
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter))
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def _parts(batch: Sequence, size: int):
+    return (batch[start : start + size] for start in range(0, len(batch), size))
+
+
+def _by_token_id(top: dict[str, float]) -> dict[int, float]:
+    """vLLM's `{"token_id:198": -0.5, …}` as `{198: -0.5, …}`."""
+    return {int(token.removeprefix("token_id:")): value for token, value in top.items()}
