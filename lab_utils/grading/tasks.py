@@ -241,7 +241,8 @@ def version(lab: course.Lab, seed: int) -> str:
     path = master.master_path(lab)
     digest.update(path.read_bytes())
     package = Path(__file__).parent.parent
-    checks = [package / "checks" / f"{name.rpartition('.')[2]}.py" for name in _checks(path)]
+    names = [name.rpartition(".")[2] for name in _checks(path)]
+    checks = [package / "checks" / file for name in names for file in (f"{name}.py", f"{name}/__init__.py")]
     for source in sorted({*_graders(), *imported(checks, package)}):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
