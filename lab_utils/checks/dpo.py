@@ -1,10 +1,13 @@
 """Checks of lab 08: log-probabilities, the reward model's loss, DPO, PPO's clip and the KL estimate k3."""
 
+from random import Random
+
 import torch
 import torch.nn.functional as F
 
 from lab_utils import align
 from lab_utils.checks.frame import Case, Check, Mistake
+from lab_utils.checks.inputs import normal
 from lab_utils.data.loss_mask import IGNORE
 
 
@@ -33,10 +36,6 @@ def ppo_clip_loss(
     return -align.clipped_objective(torch.exp(logps - old_logps), advantages, epsilon)
 
 
-def _normal(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def _picked(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """`logits` at the labels, 0 in place of an ignored label; no shift."""
     return logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
@@ -50,15 +49,24 @@ def _right_logps(logits, labels):
     return _picked(logits[:, :-1].log_softmax(-1), labels[:, 1:])
 
 
+def _draw_logits(rng: Random) -> tuple:
+    rows, length, vocab = rng.randint(2, 4), rng.randint(4, 7), rng.randint(4, 8)
+    labels = torch.tensor([rng.choices(range(vocab), k=length) for _ in range(rows)])
+    labels[:, : rng.randint(1, 2)] = IGNORE
+    labels[0, -1] = IGNORE
+    return normal(rng, rows, length, vocab), labels
+
+
 SEQUENCE_LOGPS = Check(
     "sequence_logps",
     sequence_logps,
+    draw=_draw_logits,
     cases=(
-        Case("一行，提示占两位", (_normal(1, 1, 5, 6), torch.tensor([[IGNORE, IGNORE, 3, 0, 5]])), "logits[:, t] 预测的是第 t+1 个词元：logits 去掉最后一位，labels 去掉第一位"),
-        Case("两行，长短不一", (_normal(2, 2, 6, 4), torch.tensor([[IGNORE, 1, 2, 3, 0, 1], [IGNORE, IGNORE, 2, 0, IGNORE, IGNORE]])), "标签是 -100 的位置不计入"),
-        Case("回答里有编号 0", (_normal(3, 2, 4, 3), torch.tensor([[IGNORE, 0, 0, 1], [IGNORE, 2, 0, 0]])), "0 是一个真的词元，用 == -100 判断要不要计入"),
-        Case("logits 很大", (_normal(4, 1, 4, 5, scale=200.0), torch.tensor([[IGNORE, 1, 4, 2]])), "先 softmax 再 log 会得到 log(0) = -inf，请用 log_softmax", edge=True),
-        Case("一行全是 -100", (_normal(5, 2, 3, 4), torch.tensor([[IGNORE, 1, 2], [IGNORE, IGNORE, IGNORE]])), "没有要计入的词元时，和是 0", edge=True),
+        Case("一行，提示占两位", (normal(1, 1, 5, 6), torch.tensor([[IGNORE, IGNORE, 3, 0, 5]])), "logits[:, t] 预测的是第 t+1 个词元：logits 去掉最后一位，labels 去掉第一位"),
+        Case("两行，长短不一", (normal(2, 2, 6, 4), torch.tensor([[IGNORE, 1, 2, 3, 0, 1], [IGNORE, IGNORE, 2, 0, IGNORE, IGNORE]])), "标签是 -100 的位置不计入"),
+        Case("回答里有编号 0", (normal(3, 2, 4, 3), torch.tensor([[IGNORE, 0, 0, 1], [IGNORE, 2, 0, 0]])), "0 是一个真的词元，用 == -100 判断要不要计入"),
+        Case("logits 很大", (normal(4, 1, 4, 5, scale=200.0), torch.tensor([[IGNORE, 1, 4, 2]])), "先 softmax 再 log 会得到 log(0) = -inf，请用 log_softmax", edge=True),
+        Case("一行全是 -100", (normal(5, 2, 3, 4), torch.tensor([[IGNORE, 1, 2], [IGNORE, IGNORE, IGNORE]])), "没有要计入的词元时，和是 0", edge=True),
     ),
     tolerance=1e-4,
     mistakes=(
@@ -78,9 +86,16 @@ SEQUENCE_LOGPS = Check(
 
 _FAR = torch.tensor([200.0, -200.0])
 
+
+def _draw_rewards(rng: Random) -> tuple:
+    pairs = rng.randint(3, 8)
+    return normal(rng, pairs), normal(rng, pairs)
+
+
 BRADLEY_TERRY_LOSS = Check(
     "bradley_terry_loss",
     align.bradley_terry_loss,
+    draw=_draw_rewards,
     cases=(
         Case("三对奖励", (torch.tensor([1.0, 0.2, -1.5]), torch.tensor([0.5, 0.9, -1.0])), "每对一个损失：-log sigmoid(r_chosen - r_rejected)"),
         Case("奖励相等", (torch.tensor([2.0, -3.0]), torch.tensor([2.0, -3.0])), "分不出高下时，概率是 1/2，损失是 ln 2"),
@@ -101,17 +116,24 @@ BRADLEY_TERRY_LOSS = Check(
 
 def _pair_logps(seed: int, pairs: int) -> tuple[torch.Tensor, ...]:
     """Plausible log-probabilities of `pairs` pairs: policy chosen, rejected, reference chosen, rejected."""
-    reference = -20 - _normal(seed, 2, pairs, scale=6.0).abs()
-    policy = reference + _normal(seed + 1, 2, pairs, scale=4.0)
+    reference = -20 - normal(seed, 2, pairs, scale=6.0).abs()
+    policy = reference + normal(seed + 1, 2, pairs, scale=4.0)
     return *policy, *reference
 
 
 _START = _pair_logps(31, 3)[2:]
 _DRIFTED = (torch.tensor([-4000.0]), torch.tensor([-10.0]), torch.tensor([-10.0]), torch.tensor([-4000.0]))
 
+
+def _draw_pairs(rng: Random) -> tuple:
+    pairs = rng.randint(3, 7)
+    return *(normal(rng, pairs, scale=3.0) - 20 for _ in range(4)), rng.uniform(0.05, 0.5)
+
+
 DPO_LOSS = Check(
     "dpo_loss",
     lambda c, r, ref_c, ref_r, beta: align.dpo_loss(c, r, ref_c, ref_r, beta),
+    draw=_draw_pairs,
     cases=(
         Case("四对，β=0.1", (*_pair_logps(11, 4), 0.1), "先各自减去参考模型的对数概率，再 chosen 减 rejected，乘 β，过 -log sigmoid"),
         Case("三对，β=0.5", (*_pair_logps(21, 3), 0.5), "β 用传入的值，并且在 sigmoid 里面"),
@@ -141,6 +163,7 @@ def _stats(chosen: torch.Tensor, rejected: torch.Tensor) -> tuple[float, float]:
 REWARD_STATS = Check(
     "reward_stats",
     reward_stats,
+    draw=_draw_pairs,
     cases=(
         Case("八对，β=0.1", (*_pair_logps(41, 8), 0.1), "隐式奖励 = β × (log π - log π_ref)；返回 (平均差, 差大于 0 的比例)，用 .item() 变成数"),
         Case("五对，β=0.5", (*_pair_logps(52, 5), 0.5), "平均差与 β 成正比，准确率与 β 无关"),
@@ -163,8 +186,8 @@ REWARD_STATS = Check(
 
 def _token_logps(seed: int, rows: int, width: int) -> tuple[torch.Tensor, ...]:
     """Log-probabilities of tokens under the new and the old policy, and advantages of both signs."""
-    old = -_normal(seed, rows, width).abs()
-    return old + _normal(seed + 1, rows, width, scale=0.5), old, _normal(seed + 2, rows, width)
+    old = -normal(seed, rows, width).abs()
+    return old + normal(seed + 1, rows, width, scale=0.5), old, normal(seed + 2, rows, width)
 
 
 def _clip_terms(logps, old, epsilon):
@@ -179,9 +202,19 @@ def _clip_before_advantage(logps, old, advantages, epsilon):
 
 _SAME = (_token_logps(71, 2, 3)[1], _token_logps(71, 2, 3)[1], _token_logps(71, 2, 3)[2])
 
+
+def _draw_token_logps(rng: Random) -> tuple[torch.Tensor, ...]:
+    return _token_logps(rng.randrange(2**31), rng.randint(2, 4), rng.randint(3, 7))
+
+
+def _draw_clip(rng: Random) -> tuple:
+    return *_draw_token_logps(rng), rng.choice((0.1, 0.15, 0.3))
+
+
 PPO_CLIP_LOSS = Check(
     "ppo_clip_loss",
     ppo_clip_loss,
+    draw=_draw_clip,
     cases=(
         Case("两条回答，ε=0.2", (*_token_logps(61, 2, 6), 0.2), "ratio = exp(新 - 旧)；取 ratio·A 与 clip(ratio)·A 中较小的，再取负"),
         Case("三条回答，ε=0.1", (*_token_logps(64, 3, 5), 0.1), "裁剪的范围是 1-ε 到 1+ε，ε 用传入的值"),
@@ -202,13 +235,19 @@ PPO_CLIP_LOSS = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_policies(rng: Random) -> tuple:
+    return _draw_token_logps(rng)[:2]
+
+
 KL_K3 = Check(
     "kl_k3",
     align.kl_k3,
+    draw=_draw_policies,
     cases=(
         Case("两条回答", _token_logps(81, 2, 5)[:2], "令 r = π_ref / π = exp(ref_logps - logps)，k3 = r - 1 - log r"),
-        Case("概率相差更大", (_normal(84, 3, 4, scale=1.5), _normal(85, 3, 4, scale=1.5)), "每个词元一个数，都不小于 0"),
-        Case("两个模型相同", (_normal(86, 2, 3), _normal(86, 2, 3)), "没有差别时正好是 0"),
+        Case("概率相差更大", (normal(84, 3, 4, scale=1.5), normal(85, 3, 4, scale=1.5)), "每个词元一个数，都不小于 0"),
+        Case("两个模型相同", (normal(86, 2, 3), normal(86, 2, 3)), "没有差别时正好是 0"),
     ),
     tolerance=1e-5,
     mistakes=(

@@ -1,8 +1,11 @@
 """Checks of lab 10: what a folder is, merging by hand, drift, the first difference, ChatML, missing shards."""
 
+from random import Random
+
 import torch
 
 from lab_utils.checks.frame import Case, Check, Mistake
+from lab_utils.checks.inputs import normal64
 from lab_utils.evaluation import drift as drifts
 from lab_utils.export import first_difference as _first_difference
 
@@ -84,9 +87,33 @@ def _run(names) -> bool:
     return any(n.startswith("checkpoint-") and n[11:].isdigit() for n in names)
 
 
+def _draw_folder(rng: Random) -> tuple:
+    """A folder of some kind with a few files more that say nothing, in any order."""
+    shards, step = rng.randint(2, 60), rng.randint(2, 9000)
+    weights = [f"model-{i:05d}-of-{shards:05d}.safetensors" for i in range(1, shards + 1)]
+    names = rng.choice(
+        (
+            [*_ADAPTER, "trainer_state.json", "optimizer.pt"],
+            [*_ADAPTER, *_MODEL],
+            ["adapter_config.json", "optimizer.pt", "args.json"],
+            ["config.json", "tokenizer.json", "generation_config.json", *weights],
+            ["config.json", "tokenizer.json", "vocab.json"],
+            ["config.json", "tokenizer.json", f"{weights[0]}.part"],
+            ["config.json", *weights],
+            ["args.json", "logging.jsonl", f"checkpoint-{step}", "val_dataset.jsonl"],
+            ["args.json", "logging.jsonl", f"checkpoint-{step}-merged", f"old-checkpoint-{step}"],
+            ["args.json", "logging.jsonl", "images"],
+        )
+    )
+    more = ["README.md", "merges.txt", "special_tokens_map.json", f"{rng.randrange(10**6)}.log"]
+    names = [*names, *rng.sample(more, k=rng.randint(1, 3)), f"events.out.tfevents.{rng.randrange(10**9)}"]
+    return (rng.sample(names, len(names)),)
+
+
 KIND_OF = Check(
     "kind_of",
     kind_of,
+    draw=_draw_folder,
     cases=(
         Case("适配器", ([*_ADAPTER, "README.md"],), "适配器的两个文件都在"),
         Case("训练中保存的检查点", ([*_ADAPTER, "args.json", "optimizer.pt", "trainer_state.json"],), "多出来的训练记录不改变它是什么"),
@@ -111,25 +138,21 @@ KIND_OF = Check(
 )  # fmt: skip
 
 
-def _normal(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _adapter_of(*layers: tuple[str, int, int, int]) -> dict[str, torch.Tensor]:
     """A and B in peft's names for layers `(name, d_out, d_in, r)`."""
     state = {}
     for seed, (name, d_out, d_in, r) in enumerate(layers, 10):
-        state[f"{PREFIX}{name}.lora_A.weight"] = _normal(seed, r, d_in)
-        state[f"{PREFIX}{name}.lora_B.weight"] = _normal(seed + 50, d_out, r)
+        state[f"{PREFIX}{name}.lora_A.weight"] = normal64(seed, r, d_in)
+        state[f"{PREFIX}{name}.lora_B.weight"] = normal64(seed + 50, d_out, r)
     return state
 
 
 _Q = "model.layers.0.self_attn.q_proj"
 _DOWN = "model.layers.0.mlp.down_proj"
 _BASE = {
-    f"{_Q}.weight": _normal(1, 4, 4),
-    f"{_DOWN}.weight": _normal(2, 4, 6),
-    "model.norm.weight": _normal(3, 4),
+    f"{_Q}.weight": normal64(1, 4, 4),
+    f"{_DOWN}.weight": normal64(2, 4, 6),
+    "model.norm.weight": normal64(3, 4),
 }
 
 
@@ -155,9 +178,21 @@ def _merged_in_place(base, adapter, r, lora_alpha):
     return base
 
 
+def _draw_adapter(rng: Random) -> tuple:
+    """A model of one to three layers; the second layer has no adapter."""
+    r, base, layers = rng.randint(2, 5), {"model.norm.weight": normal64(rng, 4)}, []
+    for number in range(rng.randint(1, 3)):
+        name, d_out, d_in = f"model.layers.{number}.mlp.up_proj", rng.randint(3, 7), rng.randint(3, 7)
+        base[f"{name}.weight"] = normal64(rng, d_out, d_in)
+        if number != 1:
+            layers.append((name, d_out, d_in, r))
+    return base, _adapter_of(*layers), r, rng.uniform(1.0, 32.0)
+
+
 MERGE_STATE = Check(
     "merge_state",
     merge_state,
+    draw=_draw_adapter,
     cases=(
         Case("一层，r=2，α=4", (_BASE, _adapter_of((_Q, 4, 4, 2)), 2, 4.0), "W = W₀ + (α/r)·BA"),
         Case("两层，其中一层不是方阵", (_BASE, _adapter_of((_Q, 4, 4, 3), (_DOWN, 4, 6, 3)), 3, 6.0), "B 是 (d_out, r)，A 是 (r, d_in)，乘起来才是 W 的形状"),
@@ -189,14 +224,22 @@ def _max_abs(a, b) -> float:
     return (a - b).abs().max().item()
 
 
-_LOGITS = _normal(21, 5, 8)
+_LOGITS = normal64(21, 5, 8)
+
+
+def _draw_logits(rng: Random) -> tuple:
+    rows, vocab = rng.randint(2, 6), rng.randint(4, 9)
+    reference = 2 * normal64(rng, rows, vocab)
+    return reference, reference + rng.choice((0.05, 0.5, 2.0)) * normal64(rng, rows, vocab)
+
 
 DRIFT = Check(
     "drift",
     drift,
+    draw=_draw_logits,
     cases=(
-        Case("差一点", (_LOGITS, _LOGITS + 0.1 * _normal(22, 5, 8)), "先各自 log_softmax，再按行求 KL，最后对词元求平均"),
-        Case("差很多", (2 * _normal(23, 3, 6), 2 * _normal(24, 3, 6)), "KL(reference ‖ other)：前面乘的是 reference 的概率"),
+        Case("差一点", (_LOGITS, _LOGITS + 0.1 * normal64(22, 5, 8)), "先各自 log_softmax，再按行求 KL，最后对词元求平均"),
+        Case("差很多", (2 * normal64(23, 3, 6), 2 * normal64(24, 3, 6)), "KL(reference ‖ other)：前面乘的是 reference 的概率"),
         Case("最大偏差是负的", (_LOGITS, _LOGITS + torch.eye(5, 8, dtype=torch.float64) * 3), "最大偏差看绝对值"),
         Case("完全相同", (_LOGITS, _LOGITS.clone()), "两个数都应为 0"),
         Case("整体平移", (_LOGITS, _LOGITS + 1.5), "所有 logit 加同一个数，概率不变", edge=True),
@@ -217,9 +260,20 @@ def _zip_only(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
 
 
+def _draw_token_lists(rng: Random) -> tuple:
+    """Two lists that are equal, part ways, or of which one goes on; tokens may come twice."""
+    same, rest = (rng.choices(range(150_000), k=rng.randint(2, 8)) for _ in range(2))
+    same += rng.choices(same, k=2)
+    other = [token + 1 for token in rest]
+    return rng.choice(
+        ((same + rest, same + other), (same, same + rest), (same + rest, same), (same, list(same)))
+    )
+
+
 FIRST_DIFFERENCE = Check(
     "first_difference",
     first_difference,
+    draw=_draw_token_lists,
     cases=(
         Case("中间不同", ([5, 6, 7, 8], [5, 6, 9, 8]), "位置从 0 数"),
         Case("开头就不同", ([1, 2, 3], [4, 2, 3]), "第一个位置是 0"),
@@ -233,7 +287,7 @@ FIRST_DIFFERENCE = Check(
         Mistake("zip 忽略了长度", _zip_only, "zip 在短的那边用完就停：多出来的部分没有比"),
         Mistake("相同返回 -1", lambda a, b: -1 if a == b else first_difference(a, b), "没有差别时返回 None，不是 -1"),
         Mistake("从 1 数", lambda a, b: None if a == b else first_difference(a, b) + 1, "位置从 0 数起"),
-        Mistake("返回词元", lambda a, b: None if a == b else (a + [None])[first_difference(a, b)], "要的是位置，不是那里的词元"),
+        Mistake("返回词元", lambda a, b: None if a == b else ([*a, None])[first_difference(a, b)], "要的是位置，不是那里的词元"),
         Mistake("最后一处", lambda a, b: max((i for i in range(max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1]), default=None), "要最早的一处：后面的差别往往只是它引起的"),
         Mistake("长度不同就是 0", lambda a, b: None if a == b else (0 if len(a) != len(b) else first_difference(a, b)), "长度不同时，前面相同的部分也要比"),
         Mistake("返回真假", lambda a, b: a != b, "要位置（整数），或 None"),
@@ -250,9 +304,18 @@ def _turns(messages, turn, end="<|im_start|>assistant\n", start=""):
 
 _TURN = "<|im_start|>{role}\n{content}<|im_end|>\n"
 
+
+def _draw_conversation(rng: Random) -> tuple:
+    """Turns that begin and end with the user, after a system prompt or none."""
+    words = ("你好", "写一首诗", "1+1=?", "第一行\n第二行", " 空格 ", "{秋夜}", "《松》", '"引号"')
+    roles = ["system"] * rng.randint(0, 1) + ["user", "assistant"] * rng.randint(0, 2) + ["user"]
+    return ([{"role": role, "content": rng.choice(words) + str(rng.randrange(10**9))} for role in roles],)
+
+
 CHATML = Check(
     "chatml",
     chatml,
+    draw=_draw_conversation,
     cases=(
         Case("一句提问", ([_USER],), "每一轮：<|im_start|>角色、换行、内容、<|im_end|>、换行"),
         Case("有系统提示", ([{"role": "system", "content": "你是诗人。"}, _USER],), "system 和别的角色写法相同"),
@@ -292,9 +355,24 @@ def _without(*gone: str) -> list[str]:
     return [name for name in _NAMES if not any(f"-0000{i}-" in name for i in gone)]
 
 
+def _draw_index(rng: Random) -> tuple:
+    """An index whose shards hold several tensors each, and the files of a folder in which some are missing."""
+    shards = rng.randint(3, 12)
+    files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
+    tensors = {
+        f"model.layers.{i}.{kind}.weight": files[i % shards]
+        for i in range(2 * shards)
+        for kind in ("up", "down")
+    }
+    there = [file for file in files if rng.random() < 0.6]
+    index = {"metadata": {"total_size": rng.randint(10**6, 10**11)}, "weight_map": tensors}
+    return index, ["config.json", *reversed(there)]
+
+
 MISSING_SHARDS = Check(
     "missing_shards",
     missing_shards,
+    draw=_draw_index,
     cases=(
         Case("缺最后一片", (_INDEX, _without("3")), "索引 weight_map 的值是文件名"),
         Case("缺两片", (_INDEX, _without("1", "3")), "每片只报一次，按名字排序"),

@@ -2,6 +2,7 @@
 
 import math
 import re
+from random import Random
 
 import torch
 
@@ -83,9 +84,22 @@ def _score(judge, right=2.0, wrong=0.0):
     ]
 
 
+def _draw_answers(rng: Random) -> tuple:
+    """Completions with none, one or two answers, and the right answers."""
+    texts, answers = [], []
+    for _ in range(rng.randint(4, 8)):
+        first, last = rng.randint(1, 60), rng.randint(1, 60)
+        blocks = [f"<answer>{first}</answer>"] * (rng.random() < 0.4)
+        blocks += [f"<answer>{rng.choice(('', ' ', chr(10)))}{last}</answer>"] * (rng.random() < 0.8)
+        texts.append(f"{first} + {last}\n" + "再想想。".join(blocks))
+        answers.append(str(rng.choice((first, last, last, last * 10))))
+    return texts, answers
+
+
 CORRECTNESS_REWARD = Check(
     "correctness_reward",
     correctness_reward,
+    draw=_draw_answers,
     cases=(
         Case("答案 7，各种写法", (list(_TEXTS), ["7"] * len(_TEXTS)), "取出最后一个 <answer>…</answer> 里的内容，去掉首尾空白，与标准答案相等得 2.0，否则 0.0"),
         Case("每条的答案不同", ([_SEVEN, "<answer> -12 </answer>", "<answer>\n3\n</answer>"], ["7", "-12", "4"]), "第 i 条回答对第 i 个答案"),
@@ -103,7 +117,7 @@ CORRECTNESS_REWARD = Check(
         Mistake("取第一个", _score(lambda t, a: _blocks(t)[:1] == [a.strip()]), "模型会改口：算数的是最后一个 <answer>"),
         Mistake("任一个对就算", _score(lambda t, a: a.strip() in _blocks(t)), "写几个答案来碰运气也得了分：只看最后一个 <answer>"),
         Mistake("只准一个，或 .* 太贪", _score(lambda t, a: _blocks(t) == [a.strip()]), "写了几个 <answer> 时看最后一个，不是都不算；正则里的 .* 会从第一个一直吃到最后一个，用 .*?"),
-        Mistake("取第一个数", _score(lambda t, a: (re.findall(r"-?\d+", t) + [""])[0] == a.strip()), "文中第一个数往往是题目里的，答案在 <answer> 里"),
+        Mistake("取第一个数", _score(lambda t, a: ([*re.findall(r"-?\d+", t), ""])[0] == a.strip()), "文中第一个数往往是题目里的，答案在 <answer> 里"),
         Mistake("没有标签就出错", _score(lambda t, a: _blocks(t)[-1] == a.strip()), "没有 <answer> 时列表是空的，先判断再取"),
         Mistake("转成整数", _score(lambda t, a: bool(_blocks(t)) and int(_last(t)) == int(a)), "答案不一定是数，int() 会出错：比较字符串"),
         Mistake("只返回总分", lambda t, a: sum(correctness_reward(t, a)), "每条回答一个分数，返回列表"),
@@ -126,9 +140,27 @@ def _once(text: str) -> bool:
     return all(text.count(tag) == 1 for tag in _TAGS)
 
 
+def _draw_formats(rng: Random) -> tuple:
+    """Completions that keep the format, and that break it in one place."""
+    texts = []
+    for _ in range(rng.randint(4, 8)):
+        a, b, answer = rng.choices(range(1, 100), k=3)
+        text = f"<reasoning>{a} + {b}</reasoning>\n<answer>{answer}</answer>"
+        bad = (
+            text + "。",
+            "答：" + text,
+            text.replace("\n", " "),
+            text.replace("</reasoning>", ""),
+            text[8:],
+        )
+        texts.append(text if rng.random() < 0.5 else rng.choice(bad))
+    return (texts,)
+
+
 FORMAT_REWARD = Check(
     "format_reward",
     format_reward,
+    draw=_draw_formats,
     cases=(
         Case("合格的", ([_SEVEN, _LONG],), "<reasoning>…</reasoning>，换行，<answer>…</answer>；里面可以有几行（re.DOTALL）"),
         Case("前后有多余的话", (["好的。" + _SEVEN, _SEVEN + "希望有帮助！"],), "从第一个字到最后一个字都要合格：re.fullmatch"),
@@ -151,9 +183,18 @@ FORMAT_REWARD = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_scores(rng: Random) -> tuple:
+    odd = (None, math.nan, math.inf, -math.inf, True, False)
+    scores = [rng.choice(odd) if rng.random() < 0.5 else rng.uniform(-3, 3) for _ in range(rng.randint(3, 8))]
+    scores.insert(rng.randrange(len(scores) + 1), rng.uniform(-3, 3))
+    return (scores,)
+
+
 AS_REWARDS = Check(
     "as_rewards",
     as_rewards,
+    draw=_draw_scores,
     cases=(
         Case("有 None", ([2.0, None, 0.5],), "一条也不能少：None 的位置放 0.0"),
         Case("有 NaN", ([math.nan, 1.0, math.inf],), "用 math.isfinite 判断；NaN 与任何数比较都不相等，包括它自己"),
@@ -187,9 +228,20 @@ def _by_stride(rewards, size):
     return ((groups - groups.mean(0)) / (groups.std(0) + 1e-4)).flatten()
 
 
+def _draw_groups(rng: Random) -> tuple:
+    """Rewards in eighths, whose means are exact, so that equal ones have a standard deviation of 0; some groups are equal."""
+    groups, size = rng.randint(2, 5), rng.randint(3, 6)
+    rewards: list[float] = []
+    for _ in range(groups):
+        group = [rng.randint(-16, 24) / 8 for _ in range(size)]
+        rewards += group[:1] * size if rng.random() < 0.3 else group
+    return torch.tensor(rewards), size
+
+
 GROUP_ADVANTAGES = Check(
     "group_advantages",
     group_advantages,
+    draw=_draw_groups,
     cases=(
         Case("两组，每组 4 条", (_REWARDS, 4), "同一个提示词的回答挨在一起：rewards.view(-1, group_size)，按行求平均和标准差"),
         Case("四组，每组 2 条", (_REWARDS, 2), "标准差用 torch 默认的（除以 n-1），再加 1e-4"),
@@ -215,6 +267,7 @@ GROUP_ADVANTAGES = Check(
 FRAC_REWARD_ZERO_STD = Check(
     "frac_reward_zero_std",
     frac_reward_zero_std,
+    draw=_draw_groups,
     cases=(
         Case("四组里两组相等", (torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 2.0, 0.5]), 2), "全组相等就学不到东西，不管是全对还是全错"),
         Case("两组，都不相等", (torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 0.0]), 3), "应为 0.0"),
@@ -257,9 +310,16 @@ def _sequence_ratio(logps, old, advantages, mask, epsilon):
     return -align.clipped_objective(torch.exp(log_ratio), advantages, epsilon) * (mask.sum(1) > 0)
 
 
+def _draw_completions(rng: Random) -> tuple:
+    width = rng.randint(5, 8)
+    lengths = rng.choices(range(1, width + 1), k=rng.randint(2, 4))
+    return _batch(rng.randrange(2**31), lengths, width, rng.choice((0.1, 0.2, 0.3)))
+
+
 GRPO_LOSS = Check(
     "grpo_loss",
     grpo_loss,
+    draw=_draw_completions,
     cases=(
         Case("三条回答，长短不一", _batch(1, [5, 2, 4], 6), "每个词元的损失乘掩码 (mask)，沿时间求和，再除以这条回答自己的长度"),
         Case("三条回答，正好三个词元宽", _batch(2, [3, 1, 2], 3), "advantages 每条回答一个，用 unsqueeze(1) 让它沿时间广播 (broadcast)"),
@@ -282,9 +342,18 @@ GRPO_LOSS = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_batch_size(rng: Random) -> tuple:
+    """A step of whole groups, or of any number of completions."""
+    group = rng.randint(2, 32)
+    batch = group * rng.randint(1, 40) if rng.random() < 0.5 else rng.randint(1, 1000)
+    return batch, rng.randint(1, 64), rng.randint(1, 128), group
+
+
 PROMPTS_PER_STEP = Check(
     "prompts_per_step",
     prompts_per_step,
+    draw=_draw_batch_size,
     cases=(
         Case("批 8，1 卡，累积 4，每题 8 条", (8, 1, 4, 8), "一步的回答数 = 批 × 卡数 × 累积；再除以每题的条数，得到不同的题数"),
         Case("批 6，2 卡，累积 1，每题 4 条", (6, 2, 1, 4), "卡数也要乘进去"),

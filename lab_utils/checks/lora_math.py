@@ -1,12 +1,14 @@
 """Checks of lab 02: low rank, and LoRA by hand."""
 
 import math
+from random import Random
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lab_utils.checks.frame import Case, Check, Mistake
+from lab_utils.checks.inputs import normal64
 
 
 def rank_k(matrix: Tensor, k: int) -> Tensor:
@@ -58,10 +60,6 @@ def dora_weight(weight: Tensor, A: Tensor, B: Tensor, lora_alpha: float, magnitu
     return magnitude[:, None] * v / v.norm(dim=1, keepdim=True)
 
 
-def _normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _svd(matrix: Tensor):
     return torch.linalg.svd(matrix, full_matrices=False)
 
@@ -81,14 +79,20 @@ def _columns_of_vh(matrix, k):
     return u[:, :k] * s[:k] @ vh[:, :k].T
 
 
+def _draw_matrix(rng: Random) -> tuple:
+    m, n = rng.randint(4, 9), rng.randint(4, 9)
+    return normal64(rng, m, n), rng.randint(2, min(m, n) - 1)
+
+
 RANK_K = Check(
     "rank_k",
     rank_k,
+    draw=_draw_matrix,
     cases=(
-        Case("6×4 的矩阵，k=2", (_normal(1, 6, 4), 2), "U 取前 k 列，σ 取前 k 个，Vh 取前 k 行，再乘起来"),
-        Case("3×5 的矩阵，k=1", (_normal(2, 3, 5), 1), "宽的矩阵也一样；结果与原矩阵一样大"),
-        Case("8×8 的矩阵，k=5", (_normal(3, 8, 8), 5), "torch.linalg.svd 给出的奇异值从大到小"),
-        Case("k 等于满秩", (_normal(4, 4, 6), 4), "取全部奇异值时，应当还原出原矩阵", edge=True),
+        Case("6×4 的矩阵，k=2", (normal64(1, 6, 4), 2), "U 取前 k 列，σ 取前 k 个，Vh 取前 k 行，再乘起来"),
+        Case("3×5 的矩阵，k=1", (normal64(2, 3, 5), 1), "宽的矩阵也一样；结果与原矩阵一样大"),
+        Case("8×8 的矩阵，k=5", (normal64(3, 8, 8), 5), "torch.linalg.svd 给出的奇异值从大到小"),
+        Case("k 等于满秩", (normal64(4, 4, 6), 4), "取全部奇异值时，应当还原出原矩阵", edge=True),
     ),
     mistakes=(
         Mistake("取了最小的", _last_directions, "奇异值从大到小排好了，要留下的是最前面、最大的 k 个"),
@@ -110,9 +114,15 @@ def _above_threshold(s, share):
     return int((s**2 >= (1 - share) * (s**2).max()).sum())
 
 
+def _draw_singular_values(rng: Random) -> tuple:
+    values = normal64(rng, rng.randint(5, 40)).abs()
+    return values.sort(descending=True).values, rng.uniform(0.3, 0.97)
+
+
 RANK_FOR_ENERGY = Check(
     "rank_for_energy",
     rank_for_energy,
+    draw=_draw_singular_values,
     cases=(
         Case("σ = 3, 2, 1，要 90%", (torch.tensor([3.0, 2.0, 1.0]), 0.9), "σ² 是 9、4、1：9/14 不到九成，13/14 够了"),
         Case("σ = 3, 2, 1，要 50%", (torch.tensor([3.0, 2.0, 1.0]), 0.5), "第一个方向就够了"),
@@ -146,9 +156,15 @@ def _reg_everywhere(ratings, rated, items, reg):
     return np.linalg.solve(q.T @ q + reg, q.T @ ratings[rated])
 
 
+def _draw_rater(rng: Random) -> tuple:
+    ratings = _rater(rng.randrange(2**31), rng.randint(6, 20), rng.randint(2, 5), share=0.6)
+    return *ratings, rng.uniform(0.05, 3.0)
+
+
 ALS_USER = Check(
     "als_user",
     als_user,
+    draw=_draw_rater,
     cases=(
         Case("7 部影片，2 个因子", (*_rater(1, 7, 2, 0.6), 0.1), "只用评过的影片：(QᵀQ + λI) p = Qᵀr"),
         Case("正则化强一些", (*_rater(2, 9, 3, 0.7), 2.0), "λI 加在 QᵀQ 的对角线上"),
@@ -169,10 +185,10 @@ ALS_USER = Check(
 def _layer(seed: int, d_in: int, d_out: int, r: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weight, bias, A and B of a small layer, none of them zero."""
     return (
-        _normal(seed, d_out, d_in),
-        _normal(seed + 1, d_out),
-        _normal(seed + 2, r, d_in),
-        _normal(seed + 3, d_out, r),
+        normal64(seed, d_out, d_in),
+        normal64(seed + 1, d_out),
+        normal64(seed + 2, r, d_in),
+        normal64(seed + 3, d_out, r),
     )
 
 
@@ -189,15 +205,28 @@ def _scaled_forward(scale):
     return wrong
 
 
+def _draw_layer(rng: Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weight, bias, A and B of a layer that isn't square."""
+    d_in = rng.randint(5, 9)
+    return _layer(rng.randrange(2**31), d_in, d_in + rng.randint(1, 3), rng.randint(2, 4))
+
+
+def _draw_forward(rng: Random) -> tuple:
+    weight, bias, A, B = _draw_layer(rng)
+    x = normal64(rng, rng.randint(2, 5), weight.shape[1])
+    return x, weight, bias if rng.random() < 0.7 else None, A, B, rng.randint(5, 32)
+
+
 LORA_FORWARD = Check(
     "lora_forward",
     lora_forward,
+    draw=_draw_forward,
     cases=(
-        Case("3 个样本，r=2，α=8", (_normal(1, 3, 6), _W, _b, _A, _B, 8), "h = W₀x + b + (α/r)·B(Ax)"),
-        Case("r=3，α=3", (_normal(2, 4, 5), _W1, _b1, _A1, _B1, 3), "α/r 等于 1 时，两部分直接相加"),
-        Case("一批句子 (batch, seq, d_in)", (_normal(3, 2, 5, 6), _W, _b, _A, _B, 5), "x 可以有更多的维：最后一维是 d_in，转置的是权重"),
-        Case("没有偏置", (_normal(4, 3, 6), _W, None, _A, _B, 4), "bias 可能是 None，先判断"),
-        Case("B 是零", (_normal(5, 3, 6), _W, _b, _A, torch.zeros_like(_B), 8), "刚开始训练时 B=0，结果应当与原来的层相同", edge=True),
+        Case("3 个样本，r=2，α=8", (normal64(1, 3, 6), _W, _b, _A, _B, 8), "h = W₀x + b + (α/r)·B(Ax)"),
+        Case("r=3，α=3", (normal64(2, 4, 5), _W1, _b1, _A1, _B1, 3), "α/r 等于 1 时，两部分直接相加"),
+        Case("一批句子 (batch, seq, d_in)", (normal64(3, 2, 5, 6), _W, _b, _A, _B, 5), "x 可以有更多的维：最后一维是 d_in，转置的是权重"),
+        Case("没有偏置", (normal64(4, 3, 6), _W, None, _A, _B, 4), "bias 可能是 None，先判断"),
+        Case("B 是零", (normal64(5, 3, 6), _W, _b, _A, torch.zeros_like(_B), 8), "刚开始训练时 B=0，结果应当与原来的层相同", edge=True),
     ),
     mistakes=(
         Mistake("没有缩放", _scaled_forward(lambda a, A: 1.0), "更新要乘上 α/r"),
@@ -213,9 +242,15 @@ LORA_FORWARD = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_adapter_size(rng: Random) -> tuple:
+    return rng.randint(64, 20_000), rng.randint(64, 20_000), rng.randint(2, 256)
+
+
 LORA_PARAMETERS = Check(
     "lora_parameters",
     lora_parameters,
+    draw=_draw_adapter_size,
     cases=(
         Case("4096×4096，r=8", (4096, 4096, 8), "A 是 r×d_in，B 是 d_out×r"),
         Case("256→768，r=16", (256, 768, 16), "输入和输出的宽度可以不同"),
@@ -246,9 +281,15 @@ def _in_place(weight, A, B, lora_alpha, use_rslora=False):
     return weight
 
 
+def _draw_merge(rng: Random) -> tuple:
+    weight, _, A, B = _draw_layer(rng)
+    return weight, A, B, rng.randint(5, 32), rng.random() < 0.5
+
+
 MERGED_WEIGHT = Check(
     "merged_weight",
     merged_weight,
+    draw=_draw_merge,
     cases=(
         Case("LoRA，6→4，r=2，α=8", (_W, _A, _B, 8, False), "W₀ + (α/r)·BA"),
         Case("rsLoRA，同样的数", (_W, _A, _B, 8, True), "rsLoRA 只把 α/r 换成 α/√r"),
@@ -283,11 +324,18 @@ def _by_row(v: Tensor) -> Tensor:
     return v.norm(dim=1, keepdim=True)
 
 
-_M, _M_SQUARE = _normal(40, 4).abs() + 0.5, _normal(41, 5).abs() + 0.5
+_M, _M_SQUARE = normal64(40, 4).abs() + 0.5, normal64(41, 5).abs() + 0.5
+
+
+def _draw_dora(rng: Random) -> tuple:
+    weight, bias, A, B = _draw_layer(rng)
+    return weight, A, B, rng.randint(5, 32), bias.abs() + 0.3
+
 
 DORA_WEIGHT = Check(
     "dora_weight",
     dora_weight,
+    draw=_draw_dora,
     cases=(
         Case("6→4，r=2，α=8", (_W, _A, _B, 8, _M), "V = W₀ + (α/r)·BA，每一行除以自己的范数，再乘自己的 m"),
         Case("方阵", (_SQUARE[0], _SQUARE[2], _SQUARE[3], 3, _M_SQUARE), "范数和 m 都是一行一个"),

@@ -1,5 +1,7 @@
 """Checks of lab 01: from one linear layer to the exact number of parameters of a real model."""
 
+from random import Random
+
 import torch
 
 from lab_utils.checks.frame import Case, Check, Mistake
@@ -56,9 +58,14 @@ def moe_params(d: int, ffn: int, experts: int, chosen: int) -> tuple[int, int]:
     return experts * (3 * d * ffn + d), chosen * 3 * d * ffn + experts * d
 
 
+def _draw_linear(rng: Random) -> tuple:
+    return rng.randint(2, 20_000), rng.randint(2, 20_000), rng.random() < 0.5
+
+
 LINEAR_PARAMS = Check(
     "linear_params",
     linear_params,
+    draw=_draw_linear,
     cases=(
         Case("Linear(4, 10)", (4, 10, True), "权重矩阵有 d_out 行 d_in 列，再加偏置"),
         Case("Linear(10, 2)", (10, 2, True), "每个输出有一个偏置"),
@@ -90,9 +97,15 @@ def _wrong_step(x, y, w, b, lr, scale=None):
     return w - lr * g.T @ x, b - lr * g.sum(0)
 
 
+def _draw_step(rng: Random) -> tuple:
+    n, d_in, d_out = rng.randint(2, 9), rng.randint(2, 6), rng.randint(2, 6)
+    return _batch(rng.randrange(2**31), n, d_in, d_out, rng.uniform(0.01, 0.9))
+
+
 HAND_STEP = Check(
     "hand_step",
     hand_step,
+    draw=_draw_step,
     cases=(
         Case("8 行，4 进 3 出", _batch(0, 8, 4, 3, 0.1), "先求 g = 2(ŷ − y) / 元素个数，再求两个梯度"),
         Case("1 行，3 进 2 出", _batch(1, 1, 3, 2, 0.5), "只有一行时公式不变"),
@@ -111,9 +124,21 @@ HAND_STEP = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_heads(rng: Random) -> tuple[int, int, int]:
+    """Heads, KV heads that divide them, and the width of a head."""
+    kv_heads = rng.randint(1, 16)
+    return kv_heads * rng.randint(1, 8), kv_heads, rng.randint(16, 256)
+
+
+def _draw_attention(rng: Random) -> tuple:
+    return rng.randint(32, 8192), *_draw_heads(rng), rng.random() < 0.5
+
+
 ATTENTION_PARAMS = Check(
     "attention_params",
     attention_params,
+    draw=_draw_attention,
     cases=(
         Case("Llama-2-7B 一层", (4096, 32, 32, 128, False), "Q、K、V、O 四个矩阵"),
         Case("Qwen2.5-7B 一层", (3584, 28, 4, 128, True), "K、V 的头比 Q 少；偏置只在 Q、K、V 上"),
@@ -133,9 +158,15 @@ ATTENTION_PARAMS = Check(
     tolerance=EXACT,
 )  # fmt: skip
 
+
+def _draw_ffn(rng: Random) -> tuple:
+    return rng.randint(16, 8192), rng.randint(16, 30_000), rng.random() < 0.5
+
+
 FFN_PARAMS = Check(
     "ffn_params",
     ffn_params,
+    draw=_draw_ffn,
     cases=(
         Case("4096 → 16384 → 4096", (4096, 16384, False), "放大一次，缩回一次"),
         Case("Llama-2-7B 一层，SwiGLU", (4096, 11008, True), "gate、up、down 三个矩阵"),
@@ -171,9 +202,16 @@ def _decoder(
     return vocab * d * tables + layers * layer + (d if last is None else last) + outside
 
 
+def _draw_decoder(rng: Random) -> tuple:
+    flags = [rng.random() < 0.5 for _ in range(3)]
+    sizes = rng.randint(1000, 200_000), rng.randint(32, 8192), rng.randint(2, 60)
+    return *sizes, *_draw_heads(rng), rng.randint(64, 20_000), *flags
+
+
 DECODER_PARAMS = Check(
     "decoder_params",
     decoder_params,
+    draw=_draw_decoder,
     cases=(
         Case("Llama-2-7B", LLAMA_2_7B, "最普通的一种：没有偏置，没有 QK 归一化，输出头不共享"),
         Case("Qwen2.5-7B", QWEN2_5_7B, "Q、K、V 有偏置"),
@@ -201,9 +239,15 @@ DECODER_PARAMS = Check(
 )  # fmt: skip
 
 
+def _draw_experts(rng: Random) -> tuple:
+    experts = rng.randint(4, 64)
+    return rng.randint(64, 4096), rng.randint(64, 9000), experts, rng.randint(2, experts - 1)
+
+
 MOE_PARAMS = Check(
     "moe_params",
     moe_params,
+    draw=_draw_experts,
     cases=(
         Case("Mixtral-8x7B 一层", (4096, 14336, 8, 2), "总数看所有的专家，激活只看选中的"),
         Case("Qwen3-30B-A3B 一层", (2048, 768, 128, 8), "路由器是 experts × d 的矩阵"),

@@ -1,5 +1,6 @@
 """Checks of lab 03: quantize by hand, block by block, to NF4; count bits and bytes."""
 
+from random import Random
 from statistics import NormalDist
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lab_utils.checks.frame import Case, Check, Mistake
+from lab_utils.checks.inputs import normal
 from lab_utils.quant import bits_per_parameter as formula
 from lab_utils.quant import nf4_levels, pack, unpack
 
@@ -74,11 +76,11 @@ def training_parts(parameters: int, weight_bits: float, adapters: int) -> dict[s
     }
 
 
-def _normal(seed: int, *shape: int) -> Tensor:
-    return 0.02 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def _weights(seed: int, *shape: int) -> Tensor:
+    return normal(seed, *shape, scale=0.02)
 
 
-_LOW = -_normal(1, 12).abs().sort().values
+_LOW = -_weights(1, 12).abs().sort().values
 """All negative: the largest magnitude belongs to the smallest number."""
 
 
@@ -106,14 +108,19 @@ def _symmetric(bits):
     return 2 ** (bits - 1) - 1
 
 
+def _draw_weights(rng: Random) -> tuple:
+    return normal(rng, rng.randint(3, 6), rng.randint(5, 9), scale=0.03), rng.choice((3, 4, 5, 8))
+
+
 ABSMAX_QUANTIZE = Check(
     "absmax_quantize",
     absmax_quantize,
+    draw=_draw_weights,
     cases=(
-        Case("8 个权重，8 位", (_normal(0, 8), 8), "scale 是最大绝对值 ÷ 127；编码是 weights ÷ scale 四舍五入"),
+        Case("8 个权重，8 位", (_weights(0, 8), 8), "scale 是最大绝对值 ÷ 127；编码是 weights ÷ scale 四舍五入"),
         Case("全是负数，8 位", (_LOW, 8), "最大绝对值 (absmax) 要先取绝对值再求最大"),
-        Case("4×6 的矩阵，4 位", (_normal(2, 4, 6), 4), "4 位的编码从 -7 到 7，形状不变"),
-        Case("3 位", (_normal(3, 10), 3), "最大的编码是 2 的 (bits-1) 次方再减 1"),
+        Case("4×6 的矩阵，4 位", (_weights(2, 4, 6), 4), "4 位的编码从 -7 到 7，形状不变"),
+        Case("3 位", (_weights(3, 10), 3), "最大的编码是 2 的 (bits-1) 次方再减 1"),
         Case("全是 0", (torch.zeros(5), 8), "全是 0 时编码都是 0，scale 是 0.0，不要除以零", edge=True),
     ),
     mistakes=(
@@ -145,15 +152,20 @@ def _signed(weights, block_size):
     return torch.stack([part[part.abs().argmax()] for part in parts])
 
 
+def _draw_blocks(rng: Random) -> tuple:
+    return normal(rng, rng.randint(2, 5), rng.randint(30, 90)), rng.choice((16, 32, 48))
+
+
 BLOCK_ABSMAX = Check(
     "block_absmax",
     block_absmax,
+    draw=_draw_blocks,
     cases=(
-        Case("256 个权重，每块 64", (_normal(0, 256), 64), "按顺序每 64 个一块，每块一个最大绝对值"),
-        Case("4×96 的矩阵，每块 64", (_normal(1, 4, 96), 64), "先展平 (flatten) 再切块，块可以跨过行的边界"),
+        Case("256 个权重，每块 64", (_weights(0, 256), 64), "按顺序每 64 个一块，每块一个最大绝对值"),
+        Case("4×96 的矩阵，每块 64", (_weights(1, 4, 96), 64), "先展平 (flatten) 再切块，块可以跨过行的边界"),
         Case("全是负数", (_LOW.reshape(3, 4), 4), "要的是绝对值的最大值"),
-        Case("200 个权重，每块 64", (_normal(2, 200), 64), "最后一块只有 8 个，也要有自己的最大绝对值", edge=True),
-        Case("比一块还少", (_normal(3, 5), 64), "不满一块的也算一块", edge=True),
+        Case("200 个权重，每块 64", (_weights(2, 200), 64), "最后一块只有 8 个，也要有自己的最大绝对值", edge=True),
+        Case("比一块还少", (_weights(3, 5), 64), "不满一块的也算一块", edge=True),
     ),
     mistakes=(
         Mistake("丢了最后一块", _dropped, "不满一块的尾巴也是权重，丢了它就还原不出来"),
@@ -192,9 +204,14 @@ def _with_half(offset):
     return [level / levels[-1] for level in levels]
 
 
+def _draw_offset(rng: Random) -> tuple:
+    return (rng.uniform(0.93, 0.99),)
+
+
 NORMAL_LEVELS = Check(
     "normal_levels",
     normal_levels,
+    draw=_draw_offset,
     cases=(
         Case("NF4 的 offset = 0.9677083", (0.9677083,), "正的一边 8 个分位数，负的一边 7 个，加上 0，一共 16 个；最后除以最大的"),
         Case("offset = 0.95", (0.95,), "概率从 offset 均匀地走向 0.5，不取 0.5 本身"),
@@ -216,13 +233,21 @@ _NF4 = nf4_levels()
 
 
 def _scaled(seed: int, *shape: int) -> Tensor:
-    values = _normal(seed, *shape)
+    values = _weights(seed, *shape)
     return values / values.abs().max()
+
+
+def _draw_levels(rng: Random) -> tuple:
+    """Values, and 16 levels from -1 to 1 at uneven distances."""
+    levels = torch.tensor([rng.uniform(0.05, 0.3) for _ in range(16)]).cumsum(0)
+    levels = 2 * (levels - levels[0]) / (levels[-1] - levels[0]) - 1
+    return normal(rng, rng.randint(3, 6), rng.randint(7, 12), scale=0.4).clamp(-1, 1), levels
 
 
 NEAREST_CODES = Check(
     "nearest_codes",
     nearest_codes,
+    draw=_draw_levels,
     cases=(
         Case("64 个值，NF4 的刻度", (_scaled(0, 64), _NF4), "编码是离它最近的刻度的序号，0 到 15"),
         Case("正好在刻度上", (_NF4.clone(), _NF4), "第 i 个刻度的编码就是 i"),
@@ -256,9 +281,14 @@ def _halves(codes):
     return (first << 4) | second
 
 
+def _draw_codes(rng: Random) -> tuple:
+    return (torch.tensor(rng.choices(range(16), k=rng.randint(9, 40)), dtype=torch.uint8),)
+
+
 PACK_NIBBLES = Check(
     "pack_nibbles",
     pack_nibbles,
+    draw=_draw_codes,
     cases=(
         Case("[1, 2, 15, 0]", (torch.tensor([1, 2, 15, 0], dtype=torch.uint8),), "0x12 和 0xF0，也就是 18 和 240"),
         Case("64 个编码", (_codes(1, 64),), "第一个在高 4 位，第二个在低 4 位，依次两两一组"),
@@ -283,9 +313,15 @@ def _cut(high, low, count):
     return torch.stack([high, low], 1).view(-1)[:count]
 
 
+def _draw_packed(rng: Random) -> tuple:
+    count = rng.randint(9, 40)
+    return torch.tensor(rng.choices(range(256), k=(count + 1) // 2), dtype=torch.uint8), count
+
+
 UNPACK_NIBBLES = Check(
     "unpack_nibbles",
     unpack_nibbles,
+    draw=_draw_packed,
     cases=(
         Case("0x12 和 0xF0", (torch.tensor([0x12, 0xF0], dtype=torch.uint8), 4), "高 4 位在前：1、2、15、0"),
         Case("32 个字节", (pack(_codes(3, 64)), 64), "高 4 位用 >> 4，低 4 位用 & 15，交错放回"),
@@ -303,9 +339,16 @@ UNPACK_NIBBLES = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_block_size(rng: Random) -> tuple:
+    """Any size, since powers of two are too few; the check's tolerance fits the smallest share of a scale."""
+    return rng.randint(9, 4_000_000), rng.random() < 0.5
+
+
 BITS_PER_PARAMETER = Check(
     "bits_per_parameter",
     bits_per_parameter,
+    draw=_draw_block_size,
     cases=(
         Case("块大小 64", (64, False), "4 位编码，加上每块一个 32 位的 absmax 摊到 64 个权重上"),
         Case("块大小 64，双重量化", (64, True), "每块的 absmax 变成 8 位；每 256 块另有一个 32 位的缩放"),
@@ -322,6 +365,7 @@ BITS_PER_PARAMETER = Check(
         Mistake("单位是字节", lambda b, d: bits_per_parameter(b, d) / 8, "要的是位 (bit)，不用除以 8"),
         Mistake("除以 256", lambda b, d: 4 + (8 / b + 32 / 256 / 256 if d else 32 / b), "第二级管 256 块，每块 block_size 个权重，不总是 256"),
     ),
+    tolerance=1e-9,
 )  # fmt: skip
 
 
@@ -335,9 +379,16 @@ def _changed(**change):
     return answer
 
 
+def _draw_training(rng: Random) -> tuple:
+    if rng.random() < 0.4:
+        return rng.randint(10**8, 10**11), 16, 0
+    return rng.randint(10**8, 10**11), rng.choice((16, 8, 4.5)), rng.randint(10**6, 10**8)
+
+
 TRAINING_PARTS = Check(
     "training_parts",
     training_parts,
+    draw=_draw_training,
     cases=(
         Case("7B 全参，16 位", (7_000_000_000, 16, 0), "全参数训练：权重、梯度各 2 字节，AdamW 再加两份 2 字节"),
         Case("7B LoRA，适配器 20 M", (7_000_000_000, 16, 20_000_000), "只有适配器有梯度和优化器状态，而且是 4 字节的 float32"),

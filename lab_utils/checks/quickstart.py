@@ -1,5 +1,7 @@
 """Checks of lab 00: measure a text before judging a model."""
 
+from random import Random
+
 from lab_utils.checks.frame import Case, Check, Mistake
 
 # Verse-like lines of our own making, each with a shape worth testing.
@@ -29,9 +31,19 @@ def weight_gib(parameters: int, bits: float) -> float:
     return parameters * bits / 8 / 2**30
 
 
+def _draw_text(rng: Random) -> tuple:
+    """Verse-like lines with every kind of end."""
+    lines = [
+        "".join(rng.choices("山水云月风花雪夜春秋江松", k=rng.randint(2, 9)))
+        for _ in range(rng.randint(3, 8))
+    ]
+    return ("".join(line + rng.choice(("，", "。", "，\n", "。\n", "\n", "。\n\n")) for line in lines),)
+
+
 LINE_LENGTHS = Check(
     "line_lengths",
     line_lengths,
+    draw=_draw_text,
     cases=(
         Case("五言四句", (_QUATRAIN,), "句子以逗号、句号和换行结束"),
         Case("七言四句", (_SEVENS,), "每句的长度要分别数"),
@@ -49,9 +61,25 @@ LINE_LENGTHS = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_near_quatrain(rng: Random) -> tuple:
+    """Lengths that are no quatrain. The one input that is one, [5, 5, 5, 5], is visible and can't be drawn again."""
+    kind = rng.choice(("one line off", "some lines off", "goes on", "another poem"))
+    if kind == "one line off":
+        lengths = [5] * 4
+        lengths[rng.randrange(4)] = rng.randint(6, 10**6)
+        return (lengths,)
+    if kind == "some lines off":
+        return ([5, *rng.choices(range(6, 1000), k=3)],)
+    if kind == "goes on":
+        return ([5] * 4 + rng.choices(range(3, 10), k=rng.randint(8, 12)),)
+    return (rng.choices(range(3, 10), k=rng.randint(8, 16)),)
+
+
 IS_QUATRAIN = Check(
     "is_quatrain",
     is_quatrain,
+    draw=_draw_near_quatrain,
     cases=(
         Case("五言绝句", ([5, 5, 5, 5],), "四句，每句五字"),
         Case("七言绝句", ([7, 7, 7, 7],), "句数对，字数不是五"),
@@ -71,9 +99,16 @@ IS_QUATRAIN = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_outcomes(rng: Random) -> tuple:
+    share = rng.uniform(0.3, 0.7)
+    return ([rng.random() < share for _ in range(rng.randint(30, 80))],)
+
+
 PASS_RATE = Check(
     "pass_rate",
     pass_rate,
+    draw=_draw_outcomes,
     cases=(
         Case("三中二", ([True, True, False],), "通过的个数除以总数"),
         Case("全不通过", ([False] * 4,), "应为 0.0"),
@@ -89,9 +124,15 @@ PASS_RATE = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_model_size(rng: Random) -> tuple:
+    return rng.randint(10**7, 10**11), rng.choice((2, 3, 4, 4.127, 4.5, 8, 16, 32))
+
+
 WEIGHT_GIB = Check(
     "weight_gib",
     weight_gib,
+    draw=_draw_model_size,
     cases=(
         Case("7,615,616,512 个参数，16 位", (7_615_616_512, 16), "参数个数 × 每个参数的字节数"),
         Case("同一个模型，4 位", (7_615_616_512, 4), "4 位是半个字节"),

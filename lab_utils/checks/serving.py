@@ -1,8 +1,10 @@
 """Checks of lab 11: what a client sends and gets, what is measured, and why vLLM is fast."""
 
+import itertools
 import json
 import math
 import re
+from random import Random
 
 from lab_utils.checks.frame import Case, Check, Mistake
 from lab_utils.serving.clients import length_tokens, request_body, stream_text
@@ -10,7 +12,7 @@ from lab_utils.serving.clients import length_tokens, request_body, stream_text
 
 def first_and_gap(sent: float, pieces: list[float]) -> tuple[float, float]:
     """`(TTFT, mean inter-token latency)` in seconds of one request; one piece has no gap: 0.0."""
-    gaps = [after - before for before, after in zip(pieces, pieces[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(pieces)]
     return pieces[0] - sent, sum(gaps) / len(gaps) if gaps else 0.0
 
 
@@ -60,9 +62,15 @@ def _unless_false(m, t, n, thinking):
     return request_body(m, t, n, thinking or None)
 
 
+def _draw_request(rng: Random) -> tuple:
+    model, text = rng.choice(("poet", "qwen3", "judge")), f"题目 {rng.randrange(10**6)}"
+    return model, text, rng.randint(8, 4096), rng.choice((None, True, False))
+
+
 REQUEST_BODY = Check(
     "request_body",
     request_body,
+    draw=_draw_request,
     cases=(
         Case("不提思考", ("poet", "写一首五言绝句。", 64, None), "thinking 是 None 时，请求里根本不提它"),
         Case("关掉思考", ("qwen3", "1+1=?", 256, False), "模板变量放在 chat_template_kwargs 里，它和 messages 并列"),
@@ -80,9 +88,14 @@ REQUEST_BODY = Check(
 )  # fmt: skip
 
 
+def _line(event: dict, ascii_only: bool = False) -> str:
+    """The line of a stream that carries this event."""
+    return "data: " + json.dumps(event, ensure_ascii=ascii_only)
+
+
 def _event(**delta) -> str:
     choice = {"index": 0, "delta": delta, "finish_reason": None}
-    return "data: " + json.dumps({"object": "chat.completion.chunk", "choices": [choice]}, ensure_ascii=False)
+    return _line({"object": "chat.completion.chunk", "choices": [choice]})
 
 
 _USAGE = 'data: {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 30}}'
@@ -92,9 +105,28 @@ def _data(line: str) -> dict:
     return json.loads(line.removeprefix("data: "))
 
 
+def _draw_event(rng: Random) -> tuple:
+    """One event as servers send them, each with an id of its own.
+
+    The empty line and `data: [DONE]` have one form alone; they are visible and can't be drawn again.
+    """
+    event: dict = {"id": f"chatcmpl-{rng.getrandbits(64):016x}", "object": "chat.completion.chunk"}
+    pieces = ("月", "春眠", " ", "\n", "a b", '"引号"', "{x}", "[DONE]", "data: ", "\\", "，", "。", "7")
+    content = "".join(rng.choices(pieces, k=rng.randint(1, 4)))
+    kind = rng.choice(("text", "text", "text", "text", "role", "null", "last", "usage"))
+    if kind == "usage":
+        tokens = {"prompt_tokens": rng.randint(1, 999), "completion_tokens": rng.randint(1, 999)}
+        return (_line(event | {"choices": [], "usage": tokens}),)
+    delta = {"role": {"role": "assistant"}, "null": {"content": None}, "last": {"content": ""}}
+    reason = rng.choice(("stop", "length")) if kind == "last" else None
+    choice = {"index": 0, "delta": delta.get(kind, {"content": content}), "finish_reason": reason}
+    return (_line(event | {"choices": [choice]}, ascii_only=rng.random() < 0.5),)
+
+
 STREAM_TEXT = Check(
     "stream_text",
     stream_text,
+    draw=_draw_event,
     cases=(
         Case("一段文字", (_event(content="春眠"),), "去掉 data: 以后是 JSON，文字在 choices[0].delta.content"),
         Case("文字是换行", (_event(content="\n"),), "换行也是文字，不要去掉它"),
@@ -125,9 +157,17 @@ def _length(k: int, capital: int):
     return wrong
 
 
+def _draw_length(rng: Random) -> tuple:
+    """Whole numbers, and such decimals as are exact in binary: 0.1k may come out as 99 by another right formula."""
+    number = rng.randint(1, 10**7)
+    eighths = rng.choice((".5", ".25", ".75", ".125", ".375", ".625", ".875"))
+    return (rng.choice((f"{number}k", f"{number}K", f"{number}", f"{number}{eighths}k")),)
+
+
 LENGTH_TOKENS = Check(
     "length_tokens",
     length_tokens,
+    draw=_draw_length,
     cases=(
         Case("32k", ("32k",), "小写的 k 是十进制的千：1000"),
         Case("32K", ("32K",), "大写的 K 是二进制的千：1024"),
@@ -147,9 +187,18 @@ LENGTH_TOKENS = Check(
 )  # fmt: skip
 
 
+def _draw_times(rng: Random) -> tuple:
+    """Times in sixteenths of a second, whose differences are exact."""
+    times = [rng.randint(0, 4000) / 8]
+    for _ in range(rng.randint(3, 9)):
+        times.append(times[-1] + rng.randint(1, 40) / 16)
+    return times[0], times[1:]
+
+
 FIRST_AND_GAP = Check(
     "first_and_gap",
     first_and_gap,
+    draw=_draw_times,
     cases=(
         Case("0.5 秒发出，三段文字", (0.5, [1.0, 1.25, 1.75]), "TTFT 从发出请求算起；间隔是相邻两段到达时刻之差的平均"),
         Case("五段，快慢不一", (2.0, [2.25, 2.5, 2.5625, 3.5, 4.0]), "n 段文字只有 n-1 个间隔"),
@@ -163,15 +212,22 @@ FIRST_AND_GAP = Check(
         Mistake("总时间当作 TTFT", lambda s, p: (p[-1] - s, first_and_gap(s, p)[1]), "这是整个请求的用时；TTFT 只到第一段文字"),
         Mistake("次序反了", lambda s, p: first_and_gap(s, p)[::-1], "先返回 TTFT，再返回平均间隔"),
         Mistake("只有一段时除以零", lambda s, p: (p[0] - s, (p[-1] - p[0]) / (len(p) - 1)), "只有一段文字时间隔个数是 0，要单独处理"),
-        Mistake("最大间隔", lambda s, p: (p[0] - s, max([b - a for a, b in zip(p, p[1:], strict=False)], default=0.0)), "要的是平均间隔，不是最大的那一个"),
+        Mistake("最大间隔", lambda s, p: (p[0] - s, max([b - a for a, b in itertools.pairwise(p)], default=0.0)), "要的是平均间隔，不是最大的那一个"),
     ),
 )  # fmt: skip
 
 _TEN = [70.0, 10.0, 40.0, 100.0, 20.0, 60.0, 90.0, 30.0, 80.0, 50.0]
 
+
+def _draw_latencies(rng: Random) -> tuple:
+    values = [rng.randint(1, 10**6) / 8 for _ in range(rng.choice((9, 13, 21, 33)))]
+    return values, rng.choice((25, 50, 90, 95, 99))
+
+
 PERCENTILE = Check(
     "percentile",
     percentile,
+    draw=_draw_latencies,
     cases=(
         Case("10 个数的 p50", (_TEN, 50), "先排序；至少一半的数不超过它"),
         Case("10 个数的 p95", (_TEN, 95), "第 ceil(0.95 × 10) 个"),
@@ -182,7 +238,7 @@ PERCENTILE = Check(
     tolerance=1e-9,
     mistakes=(
         Mistake("没有排序", lambda v, q: v[math.ceil(q / 100 * len(v)) - 1], "名次是从小到大排好以后的名次，先排序"),
-        Mistake("没有减 1", lambda v, q: (sorted(v) + [max(v)])[math.ceil(q / 100 * len(v))], "第 k 个数的下标是 k - 1"),
+        Mistake("没有减 1", lambda v, q: ([*sorted(v), max(v)])[math.ceil(q / 100 * len(v))], "第 k 个数的下标是 k - 1"),
         Mistake("向下取整", lambda v, q: sorted(v)[max(1, int(q / 100 * len(v))) - 1], "名次要向上取整，否则盖不住 q% 的数"),
         Mistake("从大到小", lambda v, q: sorted(v, reverse=True)[math.ceil(q / 100 * len(v)) - 1], "从小到大排序：p95 应当是很大的数"),
         Mistake("最大值的 q%", lambda v, q: max(v) * q / 100, "百分位是一个名次，不是最大值的百分之几"),
@@ -193,9 +249,15 @@ PERCENTILE = Check(
 
 _LENGTHS = [5, 2, 9, 3, 1, 8, 4]
 
+
+def _draw_requests(rng: Random) -> tuple:
+    return rng.choices(range(1, 60), k=rng.randint(6, 15)), rng.randint(2, 4)
+
+
 CONTINUOUS_STEPS = Check(
     "continuous_steps",
     continuous_steps,
+    draw=_draw_requests,
     cases=(
         Case("7 个请求，2 个槽位", (_LENGTHS, 2), "记下每个槽位什么时候空出来，下一个请求去最早空的槽位"),
         Case("7 个请求，3 个槽位", (_LENGTHS, 3), "全部做完的时刻是最晚空出来的槽位"),
@@ -213,9 +275,15 @@ CONTINUOUS_STEPS = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_cache(rng: Random) -> tuple:
+    return rng.randint(4, 200), rng.randint(2, 128), rng.randint(16, 512), rng.choice((1, 2, 4))
+
+
 KV_BYTES_PER_TOKEN = Check(
     "kv_bytes_per_token",
     kv_bytes_per_token,
+    draw=_draw_cache,
     cases=(
         Case("小诗：6 层，2 个 KV 头，64 维，float32", (6, 2, 64, 4), "每一层都要存键 (key) 和值 (value)"),
         Case("SmolLM2-135M：30 层，3 个 KV 头，64 维，float32", (30, 3, 64, 4), "层数 × KV 头数 × 每头维数，再乘每个数的字节数"),
@@ -232,9 +300,15 @@ KV_BYTES_PER_TOKEN = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_lengths(rng: Random) -> tuple:
+    return rng.choices(range(1, 4000), k=rng.randint(4, 12)), rng.randint(3, 64)
+
+
 BLOCKS_NEEDED = Check(
     "blocks_needed",
     blocks_needed,
+    draw=_draw_lengths,
     cases=(
         Case("长度 5、28、16、17，每块 16", ([5, 28, 16, 17], 16), "每个请求各自向上取整：1 + 2 + 1 + 2"),
         Case("长度 40、40、40，每块 16", ([40, 40, 40], 16), "一块不能分给两个请求"),

@@ -2,6 +2,7 @@
 
 import math
 import random
+from random import Random
 
 from lab_utils.checks.frame import Case, Check, Mistake
 from lab_utils.data.loss_mask import IGNORE, make_labels, rows_without_labels
@@ -35,9 +36,14 @@ def _without(flags: dict, *keys: str, **other) -> dict:
     return {key: value for key, value in flags.items() if key not in keys} | other
 
 
+def _draw_rank_and_alpha(rng: Random) -> tuple:
+    return rng.randint(2, 2000), rng.randint(2001, 50_000)
+
+
 QLORA_FLAGS = Check(
     "qlora_flags",
     qlora_flags,
+    draw=_draw_rank_and_alpha,
     cases=(
         Case("r=16，α=32", (16, 32), "六个参数：三个说 LoRA，一个说放在哪些层，两个说 4 位量化"),
         Case("r=8，α=16", (8, 16), "lora_rank 和 lora_alpha 要用传入的值"),
@@ -79,16 +85,27 @@ def _prompt_supervised(labels, ids, prompt, answer, pad):
 
 
 def _shifted(labels, ids, prompt, answer, pad):
-    return labels[1:] + [IGNORE]
+    return [*labels[1:], IGNORE]
 
 
 def _masked_by_zero(labels, ids, prompt, answer, pad):
     return [0 if label == IGNORE else label for label in labels]
 
 
+def _draw_example(rng: Random) -> tuple:
+    """A prompt and an answer, either of which may hold the end and the padding too."""
+    end, pad = rng.sample(range(150_000), k=2)
+    prompt, answer = (rng.choices(range(150_000), k=rng.randint(2, 9)) for _ in range(2))
+    for ids in (prompt, answer):
+        if rng.random() < 0.3:
+            ids[rng.randrange(len(ids))] = rng.choice((end, pad))
+    return prompt, answer, end, len(prompt) + len(answer) + rng.randint(-1, 6), pad
+
+
 MAKE_LABELS = Check(
     "make_labels",
     make_labels,
+    draw=_draw_example,
     cases=(
         Case("提示 3 词元，回答 4 词元，补到 12", ([11, 12, 13], [21, 22, 23, 24], _END, 12, _PAD), "提示和填充处是 -100，回答和结束符处是它们自己的编号"),
         Case("正好不用填充", ([11, 12], [21, 22], _END, 5, _PAD), "长度正好时没有填充"),
@@ -106,9 +123,15 @@ MAKE_LABELS = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_schedule(rng: Random) -> tuple:
+    return rng.randint(50, 100_000), rng.randint(2, 16), rng.randint(2, 8), rng.randint(2, 5)
+
+
 OPTIMIZER_STEPS = Check(
     "optimizer_steps",
     optimizer_steps,
+    draw=_draw_schedule,
     cases=(
         Case("1000 条，批 16，累积 1，1 轮", (1000, 16, 1, 1), "最后不满一批的也算一步"),
         Case("2048 条，批 8，累积 4，3 轮", (2048, 8, 4, 3), "每 accumulation 个小批更新一次"),
@@ -124,9 +147,16 @@ OPTIMIZER_STEPS = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_step(rng: Random) -> tuple:
+    total = rng.randint(60, 400)
+    return rng.randint(1, total - 1), total, rng.uniform(1e-4, 2e-3), rng.randint(3, total // 3)
+
+
 LEARNING_RATE_AT = Check(
     "learning_rate_at",
     learning_rate_at,
+    draw=_draw_step,
     cases=(
         Case("开始之前", (0, 100, 1e-3, 10), "第 0 步还没有升温，学习率为 0"),
         Case("升温一半", (5, 100, 1e-3, 10), "升温 (warm-up) 阶段按步数线性增加"),
@@ -147,9 +177,24 @@ LEARNING_RATE_AT = Check(
     ),
 )  # fmt: skip
 
+
+def _draw_batch(rng: Random) -> tuple:
+    """Rows of one width; labels lie between a prompt and padding, or are missing."""
+    width, batch = rng.randint(5, 9), []
+    for _ in range(rng.randint(4, 9)):
+        row = [IGNORE] * width
+        if rng.random() < 0.6:
+            begin, end = rng.randint(1, 3), width - rng.randint(0, 1)
+            row[begin:end] = rng.choices(range(150_000), k=end - begin)
+        batch.append(row)
+    batch.insert(rng.randrange(len(batch) + 1), [IGNORE, *rng.choices(range(150_000), k=width - 1)])
+    return (batch,)
+
+
 ROWS_WITHOUT_LABELS = Check(
     "rows_without_labels",
     rows_without_labels,
+    draw=_draw_batch,
     cases=(
         Case("第二行全是 -100", ([[IGNORE, 5, 2], [IGNORE] * 3, [IGNORE, IGNORE, 2]],), "一行里只要有一个标签不是 -100，就不算"),
         Case("都有标签", ([[IGNORE, 7], [3, 2]],), "没有这样的行时返回空列表"),
@@ -198,9 +243,16 @@ def _spread_of_values(before, after, seed):
     return sum(change) / n, change[int(0.025 * n)], change[int(0.975 * n)]
 
 
+def _draw_scores(rng: Random) -> tuple:
+    before = [rng.gauss(0, 1) for _ in range(100)]
+    gain = rng.uniform(-0.3, 0.3)
+    return before, [score + rng.gauss(gain, 1) for score in before], rng.randrange(1000)
+
+
 PAIRED_INTERVAL = Check(
     "paired_interval",
     paired_interval,
+    draw=_draw_scores,
     cases=(
         Case("100 对，底座很少通过", (*_outcomes(1, 100, 0.02, 0.85), 0), "每次有放回地抽 n 个差值，求平均；10000 个平均数排序后取 2.5% 和 97.5% 处"),
         Case("100 对实数分数，差别小", (*_scores(2, 100, 0.2), 0), "先求每一对的差，再抽样"),

@@ -35,6 +35,7 @@ def energy_in_a_loop(s, share):
         held += float(x) ** 2
         if held >= share * total:
             return i
+    return None
 
 
 def energy_by_search(s, share):
