@@ -7,11 +7,12 @@ neither the model answer nor a common way to write it has. The result points out
 """
 
 import ast
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lab_utils.grading.inside import slicing
+from lab_utils.grading.inside import cells
 
 ALIKE = 0.9
 """Answers at least this similar (normalised Indel similarity of their tokens) count as the same."""
@@ -125,10 +126,10 @@ def _group(
 
 def tokens(source: str) -> tuple[str, ...]:
     """The code of an answer as tokens: what is left when the names and the prose are anybody's."""
-    cell = slicing.parse(source)
+    cell = cells.parse(source)
     if cell.error or not cell.statements:
         return tuple(_TOKEN.findall(source))
-    tree = _Anonymous().visit(ast.Module(cell.statements, []))
+    tree = _Anonymous().visit(ast.Module(copy.deepcopy(list(cell.statements)), []))
     try:
         return tuple(_TOKEN.findall(ast.unparse(ast.fix_missing_locations(tree))))
     except (RecursionError, ValueError):
