@@ -22,7 +22,7 @@ class LabError(Exception):
 
     def __str__(self) -> str:
         place = f"{self.where}：" if self.where else ""
-        return place + _sentence(self.what) + _sentence(self.remedy)
+        return place + sentence(self.what) + sentence(self.remedy)
 
     def _render_traceback_(self) -> list[str]:
         """IPython's hook: what a notebook shows instead of a traceback."""
@@ -43,7 +43,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"是不是 {near[0]!r}？" if near else ""
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """`text` ending in a full stop; the empty text stays empty."""
     text = text.rstrip()
     return text if not text or text[-1] in "。！？…!?" else text + "。"

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and read while another process writes them."""
 
 import os
 import tempfile
@@ -17,3 +17,24 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+class GrowingFile:
+    """A file that another process appends to; each look reads only what is new."""
+
+    def __init__(self, path: Path):
+        self.path, self.offset = path, 0
+
+    def read_new(self) -> bytes:
+        """What was appended since the last look; empty while there is no file. A file that has become shorter
+        was begun anew, and is read from its beginning."""
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self.offset:
+                    self.offset = 0
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return b""
+        self.offset += len(data)
+        return data
