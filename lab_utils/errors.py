@@ -52,6 +52,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """`text` ending in a full stop; the empty text stays empty."""
-    text = text.rstrip()
-    return text if not text or text[-1] in "。！？…!?." else text + "。"
+    """`text` ending in a full stop; the empty text and whole lines stay as they are."""
+    return text if not text or text[-1] in "。！？…!?.\n" else text + "。"

@@ -35,15 +35,17 @@ def atomic_file(file: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, replace: bool = True) -> Iterator[Path]:
     """The path at which to make what becomes `folder` when the block ends; the block creates it.
 
-    Until then nothing of it can be seen. A folder that is there is replaced, and stays as it was when
-    the block raises. What the block leaves beside the path is removed. Raises FileNotFoundError when
+    Until then nothing of it can be seen. A folder that is there by then is replaced, or kept when not
+    `replace`; it stays as it was when the block raises. What the block leaves beside the path is removed. Raises FileNotFoundError when
     the block has made nothing.
     """
     with _workshop(folder) as made:
         yield made
+        if folder.exists() and not replace:
+            return
         if folder.exists():
             made.stat()  # nothing made: nothing replaced
             os.replace(folder, made.with_name(f"{made.name}.replaced"))

@@ -34,6 +34,14 @@ def test_a_folder_is_not_there_until_it_is_whole_and_takes_the_place_of_the_old_
         assert [p.name for p in folder.parent.iterdir()] == ["mine"]
 
 
+def test_a_folder_that_another_process_has_made_meanwhile_can_be_kept(tmp_path):
+    with atomic_folder(tmp_path / "mine", replace=False) as made:
+        made.mkdir()
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "theirs").touch()
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["theirs"]
+
+
 def test_a_folder_that_could_not_be_made_leaves_the_old_one(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
