@@ -260,7 +260,7 @@ def version(lab: course.Lab, seed: int) -> str:
 def _graders() -> list[Path]:
     """The modules of this package on which a score depends."""
     here = Path(__file__).parent
-    return [here / f"{name}.py" for name in ("collect", "hidden", "scoring", "tasks")] + [
+    return [here / f"{name}.py" for name in ("answers", "notebook_file", "hidden", "scoring", "tasks")] + [
         *here.glob("inside/*.py")
     ]
 
