@@ -82,8 +82,9 @@ class NotYet(CheckFailed):
 class Check:
     """A check of one exercise. Call it with the student's function.
 
-    `reference` is the right answer; `tolerance` is relative and absolute, for floats. `draw` makes the arguments of
-    one more call, on which every right answer agrees: no ties, no empty edge that the lab doesn't speak of.
+    `reference` is the right answer; `tolerance` is relative and absolute, for floats. `draw` makes the
+    arguments of one more call, on which every right answer agrees: no ties, no empty edge that the lab
+    doesn't speak of.
     Raises NotYet for an untouched stub and CheckFailed for a wrong answer, after showing
     the verdict; shows the verdict and returns nothing when the answer is right.
     """
@@ -128,10 +129,11 @@ class Check:
         return self._verdict(*finding)
 
     def hidden_cases(self, seed: int | str, count: int) -> tuple[Case, ...]:
-        """`count` further cases: none equal to a visible one or to another; the same for the same seed and exercise.
+        """`count` further cases, none equal to a visible one or to another.
 
-        They are judged as edge cases, so that no value is told. A check without `draw` has none. Raises RuntimeError
-        when `draw` doesn't give enough different inputs, which is a fault of the check.
+        They are the same for the same seed and exercise, and the first of more. They are judged as edge
+        cases, so that no value is told. A check without `draw` has none. Raises RuntimeError when `draw`
+        doesn't give enough different inputs, which is a fault of the check.
         """
         if self.draw is None:
             return ()

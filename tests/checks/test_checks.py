@@ -7,8 +7,8 @@ import pytest
 
 from lab_utils.checks import Check, quickstart, swift_qlora
 from lab_utils.checks.frame import difference
-from lab_utils.checks.kit import assert_check
 from lab_utils.evaluation.intervals import paired_difference
+from tests.checks.kit import assert_check
 
 
 def lengths_by_regex(text):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lab_utils import align
 from lab_utils.checks import Check, dpo
-from lab_utils.checks.kit import assert_check
+from tests.checks.kit import assert_check
 
 
 def logps_by_cross_entropy(logits, labels):

@@ -1,4 +1,4 @@
-"""Hidden cases of every check: enough of them, all different, and nothing that a table of known answers passes."""
+"""Hidden cases of every check: enough of them, all different, none that a table of known answers passes."""
 
 from dataclasses import replace
 from functools import cache
@@ -36,7 +36,7 @@ def test_hidden_cases_are_the_same_for_the_same_seed(check):
 
 @pytest.mark.parametrize("check", CHECKS, ids=NAMES)
 def test_a_table_of_known_answers_passes_no_other_case(check):
-    """Of the visible cases, or of the hidden ones of another seed: neither knows a single one of this seed."""
+    """Of the visible cases, or of the hidden ones of another seed: neither knows one of this seed."""
     for known in (check.cases, drawn(check)[1]):
         answers = {value_key(case.args): None for case in known}
         assert not [case for case in drawn(check)[0] if value_key(case.args) in answers]

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from lab_utils import params
 from lab_utils.checks import Check, parameters
-from lab_utils.checks.kit import assert_check
+from tests.checks.kit import assert_check
 
 
 def step_by_autograd(x, y, w, b, lr):
