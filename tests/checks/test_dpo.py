@@ -71,7 +71,7 @@ ACCEPTED = {
         lambda logps, ref: torch.exp(ref - logps) - (ref - logps) - 1,
         lambda logps, ref: ref.exp() / logps.exp() - 1 + logps - ref,
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("check", ACCEPTED, ids=lambda check: check.name)

@@ -120,7 +120,7 @@ def test_exercises_of_one_name_in_two_labs_draw_differently():
         ("7", 7, False),
         (None, "None", False),
     ],
-)  # fmt: skip
+)
 def test_inputs_are_compared_by_value(one, other, equal):
     assert (value_key(one) == value_key(other)) is equal
 

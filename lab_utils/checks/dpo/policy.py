@@ -37,14 +37,6 @@ def _clip_before_advantage(logps, old, advantages, epsilon):
 _SAME = (_token_logps(71, 2, 3)[1], _token_logps(71, 2, 3)[1], _token_logps(71, 2, 3)[2])
 
 
-def _draw_token_logps(rng: Random) -> tuple[torch.Tensor, ...]:
-    return _token_logps(rng.randrange(2**31), rng.randint(2, 4), rng.randint(3, 7))
-
-
-def _draw_clip(rng: Random) -> tuple:
-    return *_draw_token_logps(rng), rng.choice((0.1, 0.15, 0.3))
-
-
 def _clipped_product(logps, old, advantages, epsilon):
     product = torch.exp(logps - old) * advantages
     return -torch.min(product, product.clamp(1 - epsilon, 1 + epsilon))
@@ -53,6 +45,14 @@ def _clipped_product(logps, old, advantages, epsilon):
 def _larger_term(logps, old, advantages, epsilon):
     ratio, clipped = _clip_terms(logps, old, epsilon)
     return -torch.max(ratio * advantages, clipped * advantages)
+
+
+def _draw_token_logps(rng: Random) -> tuple[torch.Tensor, ...]:
+    return _token_logps(rng.randrange(2**31), rng.randint(2, 4), rng.randint(3, 7))
+
+
+def _draw_clip(rng: Random) -> tuple:
+    return *_draw_token_logps(rng), rng.choice((0.1, 0.15, 0.3))
 
 
 PPO_CLIP_LOSS = Check(

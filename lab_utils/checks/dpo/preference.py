@@ -212,8 +212,6 @@ def _pair_logps(seed: int, pairs: int) -> tuple[torch.Tensor, ...]:
 
 
 _START = _pair_logps(31, 3)[2:]
-
-
 _DRIFTED = (torch.tensor([-4000.0]), torch.tensor([-10.0]), torch.tensor([-10.0]), torch.tensor([-4000.0]))
 
 

@@ -38,14 +38,8 @@ def missing_shards(index: dict, names: list[str]) -> list[str]:
 
 
 _ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
-
-
 _CONFIGS = ["config.json", "tokenizer.json"]
-
-
 _MODEL = [*_CONFIGS, "generation_config.json", "tokenizer_config.json", "model.safetensors"]
-
-
 _SHARDS = [
     "model-00001-of-00002.safetensors",
     "model-00002-of-00002.safetensors",
@@ -162,8 +156,6 @@ _INDEX = {
         "model.norm.weight": "model-00003-of-00003.safetensors",
     },
 }
-
-
 _NAMES = [
     "config.json",
     "model.safetensors.index.json",

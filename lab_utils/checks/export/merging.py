@@ -36,11 +36,7 @@ def _adapter_of(*layers: tuple[str, int, int, int]) -> dict[str, torch.Tensor]:
 
 
 _Q = "model.layers.0.self_attn.q_proj"
-
-
 _DOWN = "model.layers.0.mlp.down_proj"
-
-
 _BASE = {
     f"{_Q}.weight": normal64(1, 4, 4),
     f"{_DOWN}.weight": normal64(2, 4, 6),

@@ -111,16 +111,6 @@ def _zip_only(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
 
 
-def _draw_token_lists(rng: Random) -> tuple:
-    """Two lists that are equal, part ways, or of which one goes on; tokens may come twice."""
-    same, rest = (rng.choices(range(150_000), k=rng.randint(2, 8)) for _ in range(2))
-    same += rng.choices(same, k=2)
-    other = [token + 1 for token in rest]
-    return rng.choice(
-        ((same + rest, same + other), (same, same + rest), (same + rest, same), (same, list(same)))
-    )
-
-
 def _counted_from_one(a, b):
     place = first_difference(a, b)
     return None if place is None else place + 1
@@ -134,6 +124,16 @@ def _token_there(a, b):
 def _last_difference(a, b):
     places = range(max(len(a), len(b)))
     return max((i for i in places if a[i : i + 1] != b[i : i + 1]), default=None)
+
+
+def _draw_token_lists(rng: Random) -> tuple:
+    """Two lists that are equal, part ways, or of which one goes on; tokens may come twice."""
+    same, rest = (rng.choices(range(150_000), k=rng.randint(2, 8)) for _ in range(2))
+    same += rng.choices(same, k=2)
+    other = [token + 1 for token in rest]
+    return rng.choice(
+        ((same + rest, same + other), (same, same + rest), (same + rest, same), (same, list(same)))
+    )
 
 
 FIRST_DIFFERENCE = Check(

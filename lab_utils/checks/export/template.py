@@ -14,8 +14,6 @@ def chatml(messages: list[dict]) -> str:
 
 
 _USER = {"role": "user", "content": "写一首五言绝句，题目：秋夜"}
-
-
 _ANSWER = {"role": "assistant", "content": "秋夜月初上，\n独坐思悠悠。"}
 
 
@@ -26,17 +24,17 @@ def _turns(messages, turn, end="<|im_start|>assistant\n", start=""):
 _TURN = "<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
+def _with_default_system(messages):
+    if messages[0]["role"] == "system":
+        return chatml(messages)
+    return _turns(messages, _TURN, start="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")
+
+
 def _draw_conversation(rng: Random) -> tuple:
     """Turns that begin and end with the user, after a system prompt or none."""
     words = ("你好", "写一首诗", "1+1=?", "第一行\n第二行", " 空格 ", "{秋夜}", "《松》", '"引号"')
     roles = ["system"] * rng.randint(0, 1) + ["user", "assistant"] * rng.randint(0, 2) + ["user"]
     return ([{"role": role, "content": rng.choice(words) + str(rng.randrange(10**9))} for role in roles],)
-
-
-def _with_default_system(messages):
-    if messages[0]["role"] == "system":
-        return chatml(messages)
-    return _turns(messages, _TURN, start="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")
 
 
 CHATML = Check(

@@ -52,8 +52,6 @@ def prompts_per_step(per_device_batch: int, devices: int, accumulation: int, num
 
 
 _REWARDS = torch.tensor([2.5, 0.5, 0.0, 3.0, 0.5, 0.5, 2.0, 0.0])
-
-
 _SOME_EQUAL = torch.tensor([1.0, 1.0, 1.0, 0.0, 2.0, 0.5])
 
 

@@ -35,8 +35,6 @@ def as_rewards(scores: list) -> list[float]:
 
 
 _SEVEN = "<reasoning>3 + 4 = 7</reasoning>\n<answer>7</answer>"
-
-
 _TEXTS = (
     _SEVEN,
     _SEVEN.replace(">7<", ">8<"),
@@ -162,17 +160,9 @@ CORRECTNESS_REWARD = Check(
 
 
 _PATTERN = r"<reasoning>(.+?)</reasoning>\n<answer>(.+?)</answer>"
-
-
 _LONG = "<reasoning>\n先算 3 + 4。\n得 7。\n</reasoning>\n<answer>\n7\n</answer>"
-
-
 _SWAPPED = "<answer>7</answer>\n<reasoning>3 + 4 = 7</reasoning>"
-
-
 _EMPTY = "<reasoning></reasoning>\n<answer>7</answer>"
-
-
 _TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 

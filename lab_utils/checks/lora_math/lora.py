@@ -59,8 +59,6 @@ def _layer(seed: int, d_in: int, d_out: int, r: int) -> tuple[Tensor, Tensor, Te
 
 
 _W, _b, _A, _B = _layer(10, 6, 4, 2)
-
-
 _W1, _b1, _A1, _B1 = _layer(20, 5, 7, 3)
 
 

@@ -56,14 +56,14 @@ def _columns_of_vh(matrix, k):
     return u[:, :k] * s[:k] @ vh[:, :k].T
 
 
-def _draw_matrix(rng: Random) -> tuple:
-    m, n = rng.randint(4, 9), rng.randint(4, 9)
-    return normal64(rng, m, n), rng.randint(2, min(m, n) - 1)
-
-
 def _two_factors(matrix, k):
     u, s, vh = _svd(matrix)
     return u[:, :k] * s[:k], vh[:k]
+
+
+def _draw_matrix(rng: Random) -> tuple:
+    m, n = rng.randint(4, 9), rng.randint(4, 9)
+    return normal64(rng, m, n), rng.randint(2, min(m, n) - 1)
 
 
 RANK_K = Check(

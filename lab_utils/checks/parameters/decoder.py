@@ -57,9 +57,9 @@ def moe_params(d: int, ffn: int, experts: int, chosen: int) -> tuple[int, int]:
 
 
 def _draw_heads(rng: Random) -> tuple[int, int, int]:
-    """Heads, KV heads that divide them, and the width of a head."""
+    """Heads, KV heads that divide them, and the width of a head, which RoPE wants to be even."""
     kv_heads = rng.randint(1, 16)
-    return kv_heads * rng.randint(1, 8), kv_heads, rng.randint(16, 256)
+    return kv_heads * rng.randint(1, 8), kv_heads, 2 * rng.randint(8, 128)
 
 
 def _draw_attention(rng: Random) -> tuple:
@@ -162,14 +162,8 @@ FFN_PARAMS = Check(
 
 
 LLAMA_2_7B = (32000, 4096, 32, 32, 32, 128, 11008, False, False, False)
-
-
 QWEN2_5_7B = (152064, 3584, 28, 28, 4, 128, 18944, True, False, False)
-
-
 QWEN3_0_6B = (151936, 1024, 28, 16, 8, 128, 3072, False, True, True)
-
-
 CHATGLM3_6B = (65024, 4096, 28, 32, 2, 128, 13696, True, False, False)
 
 
@@ -220,9 +214,11 @@ def _counted_for(**other):
 
 
 def _draw_decoder(rng: Random) -> tuple:
+    """Sizes of which transformers makes a model too: d is a multiple of the heads."""
+    heads, kv_heads, head_dim = _draw_heads(rng)
+    vocab, d, layers = rng.randint(1000, 200_000), heads * rng.randint(8, 128), rng.randint(2, 60)
     flags = [rng.random() < 0.5 for _ in range(3)]
-    sizes = rng.randint(1000, 200_000), rng.randint(32, 8192), rng.randint(2, 60)
-    return *sizes, *_draw_heads(rng), rng.randint(64, 20_000), *flags
+    return vocab, d, layers, heads, kv_heads, head_dim, rng.randint(64, 20_000), *flags
 
 
 DECODER_PARAMS = Check(

@@ -72,11 +72,6 @@ def _wrong_step(x, y, w, b, lr, scale=None):
     return w - lr * g.T @ x, b - lr * g.sum(0)
 
 
-def _draw_step(rng: Random) -> tuple:
-    n, d_in, d_out = rng.randint(2, 9), rng.randint(2, 6), rng.randint(2, 6)
-    return _batch(rng.randrange(2**31), n, d_in, d_out, rng.uniform(0.01, 0.9))
-
-
 def _averaged_bias_gradient(x, y, w, b, lr):
     return hand_step(x, y, w, b, lr)[0], b - lr * (2 * (x @ w.T + b - y) / y.numel()).mean(0)
 
@@ -84,6 +79,11 @@ def _averaged_bias_gradient(x, y, w, b, lr):
 def _gradients(x, y, w, b, lr):
     g = 2 * (x @ w.T + b - y) / y.numel()
     return g.T @ x, g.sum(0)
+
+
+def _draw_step(rng: Random) -> tuple:
+    n, d_in, d_out = rng.randint(2, 9), rng.randint(2, 6), rng.randint(2, 6)
+    return _batch(rng.randrange(2**31), n, d_in, d_out, rng.uniform(0.01, 0.9))
 
 
 HAND_STEP = Check(

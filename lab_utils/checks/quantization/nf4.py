@@ -74,10 +74,6 @@ def _with_half(offset):
     return [level / levels[-1] for level in levels]
 
 
-def _draw_offset(rng: Random) -> tuple:
-    return (rng.uniform(0.93, 0.99),)
-
-
 def _unsorted_levels(offset):
     levels = normal_levels(offset)
     return levels[6::-1] + levels[7:]
@@ -86,6 +82,10 @@ def _unsorted_levels(offset):
 def _probabilities_for_quantiles(offset):
     negative = [-(0.5 - (0.5 - offset) * i / 7) for i in range(7)]
     return [*negative, 0.0, *(offset * i / 8 for i in range(1, 9))]
+
+
+def _draw_offset(rng: Random) -> tuple:
+    return (rng.uniform(0.93, 0.99),)
 
 
 NORMAL_LEVELS = Check(

@@ -26,11 +26,6 @@ def _unless_false(m, t, n, thinking):
     return request_body(m, t, n, thinking or None)
 
 
-def _draw_request(rng: Random) -> tuple:
-    model, text = rng.choice(("poet", "qwen3", "judge")), f"题目 {rng.randrange(10**6)}"
-    return model, text, rng.randint(8, 4096), rng.choice((None, True, False))
-
-
 def _with_thinking(fields):
     """A body to which `fields(thinking)` is added unless `thinking` is None."""
     return lambda m, t, n, thinking: _body(m, t, n) | ({} if thinking is None else fields(thinking))
@@ -41,6 +36,11 @@ def _inside_the_message(m, t, n, thinking):
     if thinking is not None:
         body["messages"][0]["chat_template_kwargs"] = {"enable_thinking": thinking}
     return body
+
+
+def _draw_request(rng: Random) -> tuple:
+    model, text = rng.choice(("poet", "qwen3", "judge")), f"题目 {rng.randrange(10**6)}"
+    return model, text, rng.randint(8, 4096), rng.choice((None, True, False))
 
 
 REQUEST_BODY = Check(
@@ -98,24 +98,6 @@ def _event(**delta) -> str:
 _USAGE = 'data: {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 30}}'
 
 
-def _draw_event(rng: Random) -> tuple:
-    """One event as servers send them, each with an id of its own.
-
-    The empty line and `data: [DONE]` have one form alone; they are visible and can't be drawn again.
-    """
-    event: dict = {"id": f"chatcmpl-{rng.getrandbits(64):016x}", "object": "chat.completion.chunk"}
-    pieces = ("月", "春眠", " ", "\n", "a b", '"引号"', "{x}", "[DONE]", "data: ", "\\", "，", "。", "7")
-    content = "".join(rng.choices(pieces, k=rng.randint(1, 4)))
-    kind = rng.choice(("text", "text", "text", "text", "role", "null", "last", "usage"))
-    if kind == "usage":
-        tokens = {"prompt_tokens": rng.randint(1, 999), "completion_tokens": rng.randint(1, 999)}
-        return (_line(event | {"choices": [], "usage": tokens}),)
-    delta = {"role": {"role": "assistant"}, "null": {"content": None}, "last": {"content": ""}}
-    reason = rng.choice(("stop", "length")) if kind == "last" else None
-    choice = {"index": 0, "delta": delta.get(kind, {"content": content}), "finish_reason": reason}
-    return (_line(event | {"choices": [choice]}, ascii_only=rng.random() < 0.5),)
-
-
 def _reader(text_of):
     """A reader that knows the empty line and the end, and takes the text by `text_of(choices)`."""
 
@@ -132,6 +114,24 @@ def _done_as_json(line):
         return ""
     choices = json.loads(line.removeprefix("data: "))["choices"]
     return (choices[0]["delta"].get("content") or "") if choices else ""
+
+
+def _draw_event(rng: Random) -> tuple:
+    """One event as servers send them, each with an id of its own.
+
+    The empty line and `data: [DONE]` have one form alone; they are visible and can't be drawn again.
+    """
+    event: dict = {"id": f"chatcmpl-{rng.getrandbits(64):016x}", "object": "chat.completion.chunk"}
+    pieces = ("月", "春眠", " ", "\n", "a b", '"引号"', "{x}", "[DONE]", "data: ", "\\", "，", "。", "7")
+    content = "".join(rng.choices(pieces, k=rng.randint(1, 4)))
+    kind = rng.choice(("text",) * 6 + ("role", "null", "last", "usage"))
+    if kind == "usage":
+        tokens = {"prompt_tokens": rng.randint(1, 999), "completion_tokens": rng.randint(1, 999)}
+        return (_line(event | {"choices": [], "usage": tokens}),)
+    delta = {"role": {"role": "assistant"}, "null": {"content": None}, "last": {"content": ""}}
+    reason = rng.choice(("stop", "length")) if kind == "last" else None
+    choice = {"index": 0, "delta": delta.get(kind, {"content": content}), "finish_reason": reason}
+    return (_line(event | {"choices": [choice]}, ascii_only=rng.random() < 0.5),)
 
 
 STREAM_TEXT = Check(

@@ -47,15 +47,15 @@ def blocks_needed(lengths: list[int], block_size: int) -> int:
 _LENGTHS = [5, 2, 9, 3, 1, 8, 4]
 
 
-def _draw_requests(rng: Random) -> tuple:
-    return rng.choices(range(1, 60), k=rng.randint(6, 15)), rng.randint(2, 4)
-
-
 def _earliest_end(lengths, slots):
     free_at = [0] * slots
     for length in lengths:
         free_at[free_at.index(min(free_at))] += length
     return min(free_at)
+
+
+def _draw_requests(rng: Random) -> tuple:
+    return rng.choices(range(1, 60), k=rng.randint(6, 15)), rng.randint(2, 4)
 
 
 CONTINUOUS_STEPS = Check(

@@ -41,16 +41,6 @@ def _masked_by_zero(labels, ids, prompt, answer, pad):
     return [0 if label == IGNORE else label for label in labels]
 
 
-def _draw_example(rng: Random) -> tuple:
-    """A prompt and an answer, either of which may hold the end and the padding too."""
-    end, pad = rng.sample(range(150_000), k=2)
-    prompt, answer = (rng.choices(range(150_000), k=rng.randint(2, 9)) for _ in range(2))
-    for ids in (prompt, answer):
-        if rng.random() < 0.3:
-            ids[rng.randrange(len(ids))] = rng.choice((end, pad))
-    return prompt, answer, end, len(prompt) + len(answer) + rng.randint(-1, 6), pad
-
-
 def _without_end(prompt, answer, end, length, pad):
     ids, labels = prompt + answer, [IGNORE] * len(prompt) + answer
     missing = length - len(ids)
@@ -60,6 +50,16 @@ def _without_end(prompt, answer, end, length, pad):
 def _padding_by_id(prompt, answer, end, length, pad):
     ids, _ = make_labels(prompt, answer, end, length, pad)
     return ids, [IGNORE if i < len(prompt) or token == pad else token for i, token in enumerate(ids)]
+
+
+def _draw_example(rng: Random) -> tuple:
+    """A prompt and an answer, either of which may hold the end and the padding too."""
+    end, pad = rng.sample(range(150_000), k=2)
+    prompt, answer = (rng.choices(range(150_000), k=rng.randint(2, 9)) for _ in range(2))
+    for ids in (prompt, answer):
+        if rng.random() < 0.3:
+            ids[rng.randrange(len(ids))] = rng.choice((end, pad))
+    return prompt, answer, end, len(prompt) + len(answer) + rng.randint(-1, 6), pad
 
 
 MAKE_LABELS = Check(

@@ -99,15 +99,15 @@ OPTIMIZER_STEPS = Check(
 )
 
 
-def _draw_step(rng: Random) -> tuple:
-    total = rng.randint(60, 400)
-    return rng.randint(1, total - 1), total, rng.uniform(1e-4, 2e-3), rng.randint(3, total // 3)
-
-
 def _whole_cosine(step, total, peak, warmup):
     if step < warmup:
         return peak * step / warmup
     return peak * 0.5 * (1 + math.cos(2 * math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _draw_step(rng: Random) -> tuple:
+    total = rng.randint(60, 400)
+    return rng.randint(1, total - 1), total, rng.uniform(1e-4, 2e-3), rng.randint(3, total // 3)
 
 
 LEARNING_RATE_AT = Check(
