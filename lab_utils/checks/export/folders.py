@@ -169,7 +169,7 @@ def _without(*gone: str) -> list[str]:
 
 def _draw_index(rng: Random) -> tuple:
     """An index whose shards hold several tensors each, and a folder in which some of them are missing."""
-    shards = rng.randint(3, 12)
+    shards = rng.randint(5, 14)
     files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
     tensors = {
         f"model.layers.{i}.{kind}.weight": files[i % shards]

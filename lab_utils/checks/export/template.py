@@ -34,7 +34,8 @@ def _draw_conversation(rng: Random) -> tuple:
     """Turns that begin and end with the user, after a system prompt or none."""
     words = ("你好", "写一首诗", "1+1=?", "第一行\n第二行", " 空格 ", "{秋夜}", "《松》", '"引号"')
     roles = ["system"] * rng.randint(0, 1) + ["user", "assistant"] * rng.randint(0, 2) + ["user"]
-    return ([{"role": role, "content": rng.choice(words) + str(rng.randrange(10**9))} for role in roles],)
+    contents = [f"{rng.choice(words)}{rng.randrange(10**9)}{rng.choice(words)}" for _ in roles]
+    return ([{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)],)
 
 
 CHATML = Check(
