@@ -33,14 +33,22 @@ class InvalidValue(LabError, ValueError):
     """A value, option or command that can't be used; also a ValueError."""
 
 
+class InvalidType(LabError, TypeError):
+    """A value of a kind that can't be used, such as integers where floats are needed; also a TypeError."""
+
+
 class NotFound(LabError, FileNotFoundError):
     """A file, folder, model or lab that isn't there; also a FileNotFoundError."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The question “did you mean …?” for a name that isn't among the `known` ones; empty when none is like it."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"是不是 {near[0]!r}？" if near else ""
+    """The question “did you mean …?” for a name that isn't among the `known` ones; empty when none is like it.
+
+    Upper and lower case count as the same.
+    """
+    lower = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), lower, n=1)
+    return f"是不是 {lower[near[0]]!r}？" if near else ""
 
 
 def _sentence(text: str) -> str:
