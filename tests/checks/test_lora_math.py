@@ -11,8 +11,8 @@ from torch import nn
 from lab_utils import lowrank
 from lab_utils import ratings as movies
 from lab_utils.checks import Check, lora_math
-from lab_utils.checks.kit import assert_check
 from lab_utils.lora import LoRALinear
+from tests.checks.kit import assert_check
 
 
 def rank_k_by_projection(matrix, k):
@@ -36,6 +36,7 @@ def energy_in_a_loop(s, share):
         held += float(x) ** 2
         if held >= share * total:
             return i
+    return None
 
 
 def energy_by_search(s, share):
