@@ -853,11 +853,13 @@ checks.KV_BYTES_PER_TOKEN(kv_bytes_per_token)
 # %%
 import torch
 
+from lab_utils import vram
+
 ids = tokenizer("春眠不觉晓，处处闻啼鸟。", return_tensors="pt").input_ids
 with torch.no_grad():
     cache = model(ids, use_cache=True).past_key_values
 held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-each = scheduling.kv_bytes_per_token(model.config, dtype_bytes=4)
+each = vram.kv_bytes_per_token(model.config, dtype_bytes=4)
 print(f"缓存里 {held} 字节 ÷ {ids.shape[1]} 个词元 = {held // ids.shape[1]}；公式：{each}")
 
 # %% [markdown]
