@@ -100,16 +100,6 @@ def _queue(jobs: Sequence[Job], slots: int) -> list[int]:
     return sorted(range(len(jobs)), key=lambda job: jobs[job].arrival)
 
 
-def kv_bytes_per_token(config, dtype_bytes: int) -> int:
-    """Bytes that the KV cache holds for one token: a key and a value, in each layer, for each KV head.
-
-    config: a transformers text config. `dtype_bytes`: 4 for float32, 2 for bfloat16.
-    """
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * head_dim * dtype_bytes
-
-
 def blocks_needed(tokens: int, block_size: int) -> int:
     """Blocks of `block_size` places that `tokens` tokens take: the last one may be half empty."""
     return -(-tokens // block_size)

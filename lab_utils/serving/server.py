@@ -215,7 +215,12 @@ def words(flags: Mapping[str, Any]) -> list[str]:
 
 
 def vllm_environment(version: str) -> dict[str, str]:
-    """Environment variables: no network, no usage report, no plugins; on a CPU every core the machine has."""
+    """Environment variables: no network, no usage report, no plugins.
+
+    On a CPU as many threads as OMP_NUM_THREADS says here, else as there are cores; and nothing is compiled:
+    all that vLLM would compile in eager mode is one comparison, and torch's compiler needs g++ and fails
+    where the environment's path holds a blank.
+    """
     always = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -226,7 +231,8 @@ def vllm_environment(version: str) -> dict[str, str]:
         return always
     return always | {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
+        "TORCHDYNAMO_DISABLE": "1",
     }
 
 
