@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab_utils import export
+from lab_utils.artifacts import classify, resolve
 from lab_utils.artifacts.folder import tensor_shapes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -33,8 +33,8 @@ def preflight(folder: str | Path, base: str | Path) -> Adapter:
     matrices fits the module of `base` it belongs to. Raises AdapterError; FileNotFoundError when
     there is no such folder, or no finished checkpoint in the run.
     """
-    found = export.resolve(folder)
-    what = export.classify(found)
+    found = resolve(folder)
+    what = classify(found)
     if what.kind != "adapter":
         raise AdapterError(
             f"{found} 是 {what.kind}，不是适配器 (adapter)：{what.why}。完整的模型请直接用作 serve 的第一个参数。"

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab_utils import export, models
+from lab_utils import models
+from lab_utils.evaluation.candidate import Candidate, Local, local
 from lab_utils.evaluation.parity import logprob_difference
 from lab_utils.serving.adapter import Adapter
 
@@ -31,14 +32,14 @@ def test(server: "Server", folder: Path, adapters: Mapping[str, Adapter]) -> str
         print(f"{folder.name} 太大，没有与 transformers 比较；请用 export.parity 抽查。", flush=True)
         return None
     for name, adapter in {server.names[0]: None, **adapters}.items():
-        reference = export.local(folder, adapter.folder if adapter else None)
+        reference = local(folder, adapter.folder if adapter else None)
         if wrong := difference(reference, server.candidate(name), server.dtype):
             return f"{name}：{wrong}"
     print(f"已知答案检查通过：{'、'.join(server.names)} 与 transformers 一致 ({server.dtype})", flush=True)
     return None
 
 
-def difference(reference: export.Local, served: export.Candidate, dtype: str) -> str | None:
+def difference(reference: Local, served: Candidate, dtype: str) -> str | None:
     """Where `served` and `reference` part on the known prompts, in Chinese; None when they don't."""
     batch = [reference.tokenizer(prompt).input_ids for prompt in PROMPTS]
     pairs = zip(reference.next_logprobs(batch), served.next_logprobs(batch), strict=True)

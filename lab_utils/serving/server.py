@@ -16,7 +16,9 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab_utils import export, profile
+from lab_utils import profile
+from lab_utils.artifacts import model_folder
+from lab_utils.evaluation.candidate import Served, served
 from lab_utils.serving import clients, known_answer
 from lab_utils.serving.adapter import Adapter, max_lora_rank, preflight
 from lab_utils.serving.failure import ServerError, explain, read_log
@@ -94,9 +96,9 @@ class Server:
         """An `openai.OpenAI` for it, past any proxy of the environment."""
         return clients.connect(self.base_url, self.api_key, **options)
 
-    def candidate(self, name: str) -> export.Served:
+    def candidate(self, name: str) -> Served:
         """What it serves as `name`, for `export.parity`."""
-        return export.served(self.base_url, name, self.api_key)
+        return served(self.base_url, name, self.api_key)
 
     def stop(self) -> None:
         """End every process of the server and free its port; does nothing when that is done already."""
@@ -141,7 +143,7 @@ def serve(
     answers are wrong. Whatever is raised, KeyboardInterrupt included, nothing is left running.
     """
     python, version = require_vllm()
-    folder = export.model_folder(model)
+    folder = model_folder(model)
     name = name or folder.name
     found = {own: preflight(where, folder) for own, where in (adapters or {}).items()}
     if name in found:
