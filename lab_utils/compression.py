@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab_utils import lowrank
+from lab_utils.data.batches import Example, collate
 from lab_utils.data.loss_mask import IGNORE, make_labels
+from lab_utils.evaluation.loss import held_out_loss, perplexity
 from lab_utils.training import loop
-from lab_utils.training.loop import Example, held_out_loss
 
 INDEX_BYTES = 4
 """Bytes of one index of a sparse matrix (int32)."""
@@ -219,8 +220,8 @@ def distill(
 ):
     """A copy of `student` trained to give the teacher's probabilities on the supervised tokens of `examples`.
 
-    With the same seed it sees the same batches as `finetune.train`, which is the comparison: the right
-    tokens alone. Raises what `finetune.train` and `distillation_loss` raise.
+    With the same seed it sees the same batches as `training.loop.train`, which is the comparison: the right
+    tokens alone. Raises what `training.loop.train` and `distillation_loss` raise.
     """
     student = copy.deepcopy(student)
 
@@ -248,7 +249,7 @@ def compare(models: dict, examples: list[Example], repeats: int = 5):
     """
     import pandas as pd
 
-    batch = loop.collate(examples[:32], pad_id=0)
+    batch = collate(examples[:32], pad_id=0)
     fastest = dict.fromkeys(models, math.inf)
     with torch.no_grad():
         for _ in range(repeats):
@@ -260,7 +261,7 @@ def compare(models: dict, examples: list[Example], repeats: int = 5):
     rows = []
     for name, model in models.items():
         loss = held_out_loss(model, examples)
-        row = {"model": name, **weight_counts(model), "loss": loss, "perplexity": math.exp(loss)}
+        row = {"model": name, **weight_counts(model), "loss": loss, "perplexity": perplexity(loss)}
         rows.append({**row, "time": fastest[name] / first})
     return pd.DataFrame(rows)
 

@@ -7,7 +7,8 @@ from torch.nn.utils import prune
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from lab_utils import compression, course, lowrank, models
-from lab_utils.data import formats
+from lab_utils.data import jsonl
+from lab_utils.evaluation.loss import held_out_loss
 from lab_utils.training import loop
 
 IDS = torch.arange(24).reshape(2, 12) % 20
@@ -62,7 +63,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def rows():
-    return formats.read_jsonl(course.root() / "datasets" / "verse_sft" / "train.jsonl")[:12]
+    return jsonl.read_jsonl(course.root() / "datasets" / "verse_sft" / "train.jsonl")[:12]
 
 
 # ── pruning ──────────────────────────────────────────────────────────────────────────────────────
@@ -332,7 +333,7 @@ def test_the_shipped_model_loses_little_by_neurons_and_much_by_rank(shipped, row
     table = compression.compare(made, held_out, repeats=1).set_index("model")
     assert list(table.columns) == ["parameters", "nonzero", "mib", "sparse_mib", "loss", "perplexity", "time"]
     for name, model in made.items():
-        assert table.loc[name, "loss"] == pytest.approx(loop.held_out_loss(model, held_out))
+        assert table.loc[name, "loss"] == pytest.approx(held_out_loss(model, held_out))
         assert table.loc[name, "perplexity"] == pytest.approx(math.exp(table.loc[name, "loss"]))
     assert table.loc["base", "time"] == 1 and (table["time"] > 0).all()
     assert table.loc["base", "parameters"] == 6_240_256

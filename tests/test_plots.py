@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lab_utils import plots
+from lab_utils.evaluation.intervals import Interval
 
 
 @pytest.fixture
@@ -217,3 +218,17 @@ def test_a_request_timeline_shows_waiting_receiving_and_failing(ax):
     assert bars == [(0, 0, 0.5), (0, 0.5, 1.5), (1, 0, 1), (1, 1, 0)]
     assert ax.get_legend_handles_labels()[1] == ["等第一个字", "收到文字"]
     assert [line.get_xydata().tolist() for line in ax.lines] == [[[1, 1]]]
+
+
+def test_every_character_of_a_figure_is_in_the_shipped_font(tmp_path, recwarn):
+    score = Interval(0.8, 0.7, 0.9, 200)
+    ax = plots.rates({"五言绝句": {"底座": score, "微调后": score}}, "通过率 α/r ≤ −1", "比例 (rate)")
+    ax.figure.savefig(tmp_path / "figure.png")
+    assert not [str(w.message) for w in recwarn if "Glyph" in str(w.message) or "findfont" in str(w.message)]
+    assert [bar.get_height() for bar in ax.patches] == [0.8, 0.8]
+
+
+def test_token_mask_marks_only_supervised_tokens_and_escapes():
+    page = plots.token_mask(["<b>", "好", "\n"], [False, True, False])
+    assert "&lt;b&gt;" in page and "<b>" not in page
+    assert page.count(f"background:{plots.BRIGHT}") == 1 and "⏎" in page

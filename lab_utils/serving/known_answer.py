@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab_utils import export, models
-from lab_utils.evaluation.parity import logprob_difference
+from lab_utils.evaluation.parity import SERVED_TOLERANCE, logprob_difference
 from lab_utils.serving.adapter import Adapter
 
 if TYPE_CHECKING:
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 PROMPTS = ("春眠不觉晓，", "The capital of France is", "写一首五言绝句。")
 NEW_TOKENS = 16
-TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
-"""By dtype of the server: how far log-probabilities may lie from those of float32, in nats. Rounding to bfloat16
-alone moved them by up to 0.23 with SmolLM2-135M; another model is off by more than 1."""
 LARGEST_BYTES = 4 * 2**30
 """Models above this size on disk aren't loaded a second time for the comparison."""
 
@@ -43,8 +40,8 @@ def difference(reference: export.Local, served: export.Candidate, dtype: str) ->
     batch = [reference.tokenizer(prompt).input_ids for prompt in PROMPTS]
     pairs = zip(reference.next_logprobs(batch), served.next_logprobs(batch), strict=True)
     worst = max(logprob_difference(own, other)[0] for own, other in pairs)
-    if not worst <= TOLERANCE[dtype]:
-        return f"下一个词元的对数概率相差 {worst:.3g} 纳特，{dtype} 的容差是 {TOLERANCE[dtype]:g}"
+    if not worst <= SERVED_TOLERANCE[dtype]:
+        return f"下一个词元的对数概率相差 {worst:.3g} 纳特，{dtype} 的容差是 {SERVED_TOLERANCE[dtype]:g}"
     if dtype != "float32":
         return None
     texts = zip(PROMPTS, reference.greedy(batch, NEW_TOKENS), served.greedy(batch, NEW_TOKENS), strict=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab_utils.artifacts import checkpoint, run_log
-from lab_utils.data.formats import validate_messages
+from lab_utils.data.validate import validate_messages
 from lab_utils.files import write_atomic
 from lab_utils.swift import failure
 from lab_utils.swift.build import Command
