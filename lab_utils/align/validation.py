@@ -4,25 +4,21 @@ import math
 
 import torch
 
-from lab_utils.errors import InvalidValue, LabError
+from lab_utils.errors import InvalidType, InvalidValue
 
 _SHAPES = {0: "()，一个数", 1: "(batch,)，每条序列一个数", 2: "(batch, time)，每个词元一个数"}
-
-
-class NotATensor(LabError, TypeError):
-    """What should be a tensor is something else."""
 
 
 def require_tensors(dimensions: int | None, **tensors: torch.Tensor) -> None:
     """Raise unless all are finite tensors of one shape with `dimensions` dimensions: 0, 1, 2
     or, for None, any number.
 
-    NotATensor (a TypeError) for what isn't a tensor; InvalidValue for a wrong or differing shape, NaN or inf.
+    InvalidType for what isn't a tensor; InvalidValue for a wrong or differing shape, NaN or inf.
     """
     first = next(iter(tensors))
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
-            raise NotATensor(
+            raise InvalidType(
                 f"{name} 应为张量 (torch.Tensor)，收到 {type(tensor).__name__}", "用 torch.tensor(…) 转换"
             )
         if dimensions is not None and tensor.dim() != dimensions:

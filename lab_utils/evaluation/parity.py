@@ -16,9 +16,6 @@ from lab_utils.models.generation import Completion
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 2e-1}
 """By dtype: how far log-probabilities may lie apart, in nats, when nothing but the order of sums differs."""
-SERVED_TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
-"""By dtype of a server: how far its log-probabilities may lie from those of transformers in float32, in nats. Rounding
-to bfloat16 alone moved them by up to 0.23 with SmolLM2-135M; another model is off by more than 1."""
 STAGES = {
     "prompt": "提示词的词元 (prompt token ids)",
     "logits": "下一个词元的对数概率 (log-probabilities)",

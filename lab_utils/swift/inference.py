@@ -10,7 +10,7 @@ from lab_utils.models.generation import end_ids
 from lab_utils.swift import failure
 from lab_utils.swift.build import command
 from lab_utils.swift.failure import SwiftError
-from lab_utils.swift.process import run
+from lab_utils.swift.runner import run
 
 
 @dataclass(frozen=True)

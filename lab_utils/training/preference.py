@@ -5,8 +5,6 @@ The policy they all start from (`save_policy`), the log-probability that any pol
 `lab_utils.data.preference`.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +15,7 @@ from lab_utils.align import sequence_logps
 from lab_utils.data import batches
 from lab_utils.data.loss_mask import IGNORE, encode
 from lab_utils.errors import InvalidValue
+from lab_utils.files import atomic_folder
 
 
 def save_policy(folder: str | Path, name: str, adapter: str | Path) -> Path:
@@ -29,14 +28,9 @@ def save_policy(folder: str | Path, name: str, adapter: str | Path) -> Path:
 
     folder = Path(folder)
     model, tokenizer = models.load(name, adapter=adapter)
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    try:
-        model.merge_and_unload().save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with atomic_folder(folder) as made:
+        model.merge_and_unload().save_pretrained(made)
+        tokenizer.save_pretrained(made)
     return folder
 
 

@@ -114,8 +114,8 @@ def test_what_cannot_be_merged(base, adapter, merged, tmp_path):
 def test_command_keeps_ms_swift_from_the_training_settings(base, adapter):
     command = export.merge_command(base, adapter, "out")
     assert command.sub == "export"
-    assert command.get("load_args") == "false"
-    assert command.get("merge_lora") == "true"
+    assert command.values["load_args"] is False
+    assert command.values["merge_lora"] is True
     assert {name for name, _ in command.flags} <= swift.flag_names("export")
     assert "quant_bits" not in command.show()
 
