@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab_utils import processes, profile
-from lab_utils.artifacts.folder import model_folder
+from lab_utils.artifacts import model_folder
 from lab_utils.errors import InvalidValue
 from lab_utils.evaluation.candidate import Served, served
 from lab_utils.serving import clients, known_answer
