@@ -157,9 +157,10 @@ for share in (0.9, 0.99, 0.999):
 
 # %%
 from lab_utils import course
+from lab_utils.ratings import als, baselines, rating_rmse, read_ratings, split_ratings
 
 folder = course.dataset("movie_ratings")
-ratings = lowrank.read_ratings(folder / "ratings.csv")
+ratings = read_ratings(folder / "ratings.csv")
 people, films = ratings["user"].nunique(), ratings["item"].nunique()
 print(f"{people} 人 × {films} 部，{len(ratings):,} 个评分，填了 {len(ratings) / (people * films):.0%}")
 ratings.head(3)
@@ -200,12 +201,12 @@ checks.ALS_USER(als_user)
 # **先猜一猜**：秩 k 越大，训练误差越小；藏起来的那些评分呢？ALS 找得出 5 这个数吗？
 
 # %%
-train_ratings, hidden = lowrank.split_ratings(ratings, 0.2)
+train_ratings, hidden = split_ratings(ratings, 0.2)
 table_ranks = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24)
-fits = {k: lowrank.als(train_ratings, k) for k in table_ranks}
+fits = {k: als(train_ratings, k) for k in table_ranks}
 seen = [fits[k].rmse[-1] for k in table_ranks]
-unseen = [lowrank.rating_rmse(fits[k].predict(hidden["user"], hidden["item"]), hidden) for k in table_ranks]
-baseline = lowrank.baselines(train_ratings, hidden)["每部影片的均值"]
+unseen = [rating_rmse(fits[k].predict(hidden["user"], hidden["item"]), hidden) for k in table_ranks]
+baseline = baselines(train_ratings, hidden)["每部影片的均值"]
 best = table_ranks[int(np.argmin(unseen))]
 print(f"只用每部影片的均值：{baseline:.3f}；最好的秩 k={best}：{min(unseen):.3f}（均方根误差，单位：星）")
 
@@ -233,7 +234,7 @@ course.record(als_best_rank=best, als_rmse=min(unseen), als_baseline_rmse=baseli
 # 前两个例子是铺垫，这才是正题。把课程自带的小诗模型 (xiaoshi-base) **全部参数**微调一遍，教它按指令写五言绝句，再看每个矩阵改变了多少：$\Delta W=W_\text{后}-W_\text{前}$。
 
 # %%
-from lab_utils import models, profile
+from lab_utils import linear_layers, models, profile
 from lab_utils.training import loop
 from lab_utils.data import formats
 
@@ -243,7 +244,7 @@ rows = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
 rows = [row for row in rows if row["form"] == "五言绝句"]
 train = loop.encode_rows(tokenizer, rows[:-64])
 held_out = loop.encode_rows(tokenizer, rows[-64:])
-print(f"训练 {len(train)} 行，留出 {len(held_out)} 行，{len(lowrank.linear_weights(base))} 个线性层")
+print(f"训练 {len(train)} 行，留出 {len(held_out)} 行，{len(linear_layers.linear_weights(base))} 个线性层")
 
 # %% [markdown]
 # 40 步，每步 8 首诗。损失 (loss) 只算在答案上，单位是纳特 / 词元。CPU 上量的是处理器时间，不受这台机器上别的程序影响。

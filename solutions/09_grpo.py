@@ -457,7 +457,7 @@ poems(cheat_samples)
 # %% tags=["volatile"]
 plots.use_course_style()
 _, (upper, lower) = plt.subplots(2, 1, figsize=(7.5, 4.6), sharex=True)
-plots.rise_and_fall(
+plots.reward_vs_quality(
     upper, lower, hacked, "theme_word_count", {"verse_form": "形式正确"}, ("切题的字数", "回答的比例")
 )
 upper.set_title("奖励作弊：奖励越来越高，诗越来越少")

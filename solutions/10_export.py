@@ -384,7 +384,7 @@ def cells(report) -> dict:
 ax = plots.axes("四种错误都被拦下；橙色是最早发现的一步\n", "", "")
 ax.figure.set_size_inches(9, 2.8)
 stages = {"prompt": "① 提示的词元", "logits": "② 对数概率", "text": "③ 文字和结束"}
-plots.caught_at(ax, {name: cells(report) for name, report in reports.items()}, stages)
+plots.parity_table(ax, {name: cells(report) for name, report in reports.items()}, stages)
 
 # %% [markdown]
 # 最早的差别指着原因，后面的多半是它的后果。模板错了，文字当然也不同；只看文字，就不知道该改模板还是改权重。

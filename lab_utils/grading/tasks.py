@@ -251,7 +251,8 @@ def version(lab: course.Lab, seed: int) -> str:
 def _graders() -> list[Path]:
     """The modules of this package on which a score depends."""
     here = Path(__file__).parent
-    return [here / f"{name}.py" for name in ("collect", "scoring", "tasks")] + [*here.glob("inside/*.py")]
+    names = ("answers", "notebook_file", "scoring", "tasks")
+    return [*(here / f"{name}.py" for name in names), *here.glob("inside/*.py")]
 
 
 def check_modules(lab: course.Lab) -> list[str]:

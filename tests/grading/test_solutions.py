@@ -7,7 +7,7 @@ import pytest
 
 from lab_utils import course
 from lab_utils.authoring import master
-from lab_utils.grading import collect, sandbox, scoring, tasks
+from lab_utils.grading import notebook_file, sandbox, scoring, tasks
 
 NUMBERS = [lab.number for lab in course.LABS]
 
@@ -28,7 +28,7 @@ def task(number):
 def grade(number, box, student):
     lab = course.lab(number)
     nb = master.notebook(lab, master.read(lab), student=student)
-    return scoring.grade(task(number), collect.parse(master.dumps(nb).encode()), box)
+    return scoring.grade(task(number), notebook_file.parse(master.dumps(nb).encode()), box)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
