@@ -46,7 +46,7 @@ from lab_utils import models, params
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 GIB = 1 << 30
 GPUS = {"T4": 16, "RTX 3090": 24, "RTX 4090": 24, "A100 40G": 40, "A100 80G": 80}
@@ -1028,7 +1028,7 @@ def saved_tensors(model: "torch.nn.Module", input_ids: "torch.Tensor") -> dict[s
 
 
 def measured_step(
-    folder: str | Path,
+    source: "str | Path | Callable[[], PreTrainedModel]",
     method: str,
     seq_len: int,
     batch_size: int,
@@ -1037,8 +1037,9 @@ def measured_step(
     measuring: Callable = measure,
     **setting,
 ):
-    """Load the model in `folder`, run one step of `method` on random tokens, and measure it.
+    """Load the model in the folder `source`, run one step of `method` on random tokens, and measure it.
 
+    `source` may be a function that makes the model instead, for QLoRA already in 4 bit, as `models.random` can.
     Full; LoRA by peft; QLoRA by bitsandbytes in NF4 and peft; inference reads a prompt into a cache. A
     short step comes before the measured one, so that the optimizer's states are there, as in the middle of a
     training. setting: fields of `Setting`; dtype is float32 unless it is given, optimizer `adamw`
@@ -1059,7 +1060,7 @@ def measured_step(
     others = 0 if device == "cpu" else torch.cuda.memory_allocated(device)
     gc.freeze()  # what is there already, `live_bytes` won't see
     try:
-        step = _step(_load(folder, method, setting, device), method, setting, device)
+        step = _step(_load(source, method, setting, device), method, setting, device)
         step(1, min(8, seq_len))
         if measuring is not measure:
             return measuring(lambda: step(batch_size, seq_len))
@@ -1069,26 +1070,10 @@ def measured_step(
     return Peak(peak.bytes - others, peak.before - others)
 
 
-def _load(folder: str | Path, method: str, setting: Setting, device: str = "cpu"):
-    """The model in `folder` as `method` trains it."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
+def _load(source: "str | Path | Callable", method: str, setting: Setting, device: str = "cpu"):
+    """The model in the folder `source`, or made by it, as `method` trains it."""
     models.quiet()
-    dtype = getattr(torch, setting.dtype)
-    four_bit = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=setting.double_quant,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=setting.attention,
-        device_map=device,
-        quantization_config=four_bit if method == "qlora" else None,
-    )
+    model = source() if callable(source) else _from_folder(source, method, setting, device)
     if setting.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if method in ("lora", "qlora"):
@@ -1097,6 +1082,27 @@ def _load(folder: str | Path, method: str, setting: Setting, device: str = "cpu"
         targets = setting.targets if isinstance(setting.targets, str) else list(setting.targets)
         model = get_peft_model(model, LoraConfig(r=setting.r, target_modules=targets, task_type="CAUSAL_LM"))
     return model.train(method != "inference")
+
+
+def _from_folder(folder: str | Path, method: str, setting: Setting, device: str):
+    """The model in `folder`, in 4 bit for QLoRA."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = getattr(torch, setting.dtype)
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=setting.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=setting.attention,
+        device_map=device,
+        quantization_config=four_bit if method == "qlora" else None,
+    )
 
 
 def _step(model, method: str, setting: Setting, device: str) -> Callable[[int, int], None]:

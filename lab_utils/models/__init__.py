@@ -25,6 +25,8 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from lab_utils.models.random import random as random
+
 SHIPPED = "xiaoshi-base"
 SHIPPED_ADAPTER = "xiaoshi-poet-lora"
 """The LoRA adapter that ships with it."""
