@@ -6,7 +6,7 @@
 
 Steps: a device, b memory, c speed, d labs, e quantization, f generation; `steps/` says what each does. Each runs in
 a process of its own with a time limit of its own; what is missing is skipped, with the reason. `FOLDER/check.json`
-is rewritten whenever a step has something new. Order: device and speed have the GPU to themselves; the labs then run
+is rewritten whenever a step has something new; `FOLDER/check.log` has the ends of what the processes printed. Order: device and speed have the GPU to themselves; the labs then run
 beside memory, quantization and generation. The labs' CPU runs, to compare with, go on beside everything.
 """
 
@@ -59,7 +59,7 @@ class Check:
             return
         self.running.add(step)
         beside = sorted(self.running - {step})
-        file, log = self.work / f"{step}.json", self.out / f"{step}.log"
+        file, log = self.work / f"{step}.json", self.work / f"{step}.log"
         command = [
             sys.executable,
             str(HERE / "check.py"),
@@ -90,6 +90,7 @@ class Check:
             state = {"status": "failed", "error": log.read_text(errors="replace")[-3000:]}
         self.running.discard(step)
         self.collect(step, file, begin, beside, **state)
+        self.keep_logs(step)
         row = self.found["steps"][step]
         print(
             f"{step} {MODULES[step]}: {row['status']} in {row['seconds']:.0f} s {row.get('reason', '')}",
@@ -104,6 +105,15 @@ class Check:
         if "status" in state and data["status"] not in ("running", "failed"):
             state = {}  # it had just ended
         self.put(step, {**data, **state, "seconds": round(time.monotonic() - begin, 1), "beside": beside})
+
+    def keep_logs(self, step: str) -> None:
+        """Append the ends of a step's logs, and of its labs' logs, to `check.log`."""
+        labs = {"d": "lab[0-9][0-9].log", "d_cpu": "lab*_cpu.log"}.get(step)
+        with self.lock, (self.out / "check.log").open("a", encoding="utf-8") as kept:
+            for log in [self.work / f"{step}.log", *(sorted(self.work.glob(labs)) if labs else [])]:
+                kept.write(
+                    f"===== {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-20_000:]}\n"
+                )
 
     def put(self, step: str, data: dict) -> None:
         """Set what is known of a step and write the file anew."""
@@ -163,7 +173,13 @@ def _environment() -> dict[str, str]:
 
 
 def end_session(process: subprocess.Popen) -> None:
-    """End a child and everything it started in its session."""
+    """End a child and everything it started, in its session or, as labs and ms-swift do, in others."""
+    import psutil
+
+    try:
+        started = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        started = []
     for sent in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sent)
@@ -171,6 +187,9 @@ def end_session(process: subprocess.Popen) -> None:
             process.wait(5)
             if sent == signal.SIGTERM:
                 time.sleep(0.5)
+    for one in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def write(file: Path, data: dict) -> None:
@@ -216,6 +235,7 @@ def main() -> int:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     if options.child:
         return child(options.child, options.file, options.out, options.dry)
     steps = options.steps.split(",")

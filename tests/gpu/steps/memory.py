@@ -57,12 +57,17 @@ def measure(model: str, method: str, batch: int, seq: int, checkpointing: bool) 
     """Predicted and measured peak bytes of one case, and the seconds it took."""
     from lab_utils import models, params, vram
 
+    def make():
+        made = models.random(config, kind, device(), four_bit=method == "qlora")
+        _free()  # of the weights before they were quantized
+        return made
+
     config, kind = params.load_config(model), dtype()
     begin = time.perf_counter()
     setting = {"dtype": kind, "gradient_checkpointing": checkpointing}
     predicted = vram.estimate(config, method, seq_len=seq, batch_size=batch, **setting)
     peak = vram.measured_step(
-        lambda: models.random(config, kind, device(), four_bit=method == "qlora"),
+        make,
         method,
         seq,
         batch,

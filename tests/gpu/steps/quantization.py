@@ -19,7 +19,11 @@ def run(report: Report, dry: bool) -> None:
 
 
 def equality(dry: bool) -> dict:
-    """Our NF4 of random weights beside bitsandbytes': codes, scales and what comes back, plain and doubly quantized."""
+    """Our NF4 of random weights beside bitsandbytes': codes, scales and what comes back, plain and doubly quantized.
+
+    A kernel may multiply by the reciprocal of the scale where we divide. So a code may differ, but only where the
+    weight lies within float32's rounding of the middle between two levels.
+    """
     import torch
     from bitsandbytes import functional
 
@@ -27,20 +31,29 @@ def equality(dry: bool) -> dict:
 
     weight = torch.randn(256 if dry else 4096, 1024, generator=torch.Generator().manual_seed(0))
     ours = quant.quantize_nf4(weight)
-    codes, state = functional.quantize_nf4(weight.to(device()))
-    theirs = functional.dequantize_nf4(codes, state).cpu()
+    packed, state = functional.quantize_nf4(weight.to(device()))
+    theirs = functional.dequantize_nf4(packed, state).cpu()
     again = functional.dequantize_nf4(
         *functional.quantize_nf4(weight.to(device()), compress_statistics=True)
     ).cpu()
+    count = weight.numel()
+    differs = quant.unpack(packed.cpu().flatten(), count) != quant.unpack(ours.codes.flatten(), count)
+    levels = quant.nf4_levels()
+    scaled = (weight.view(-1, quant.BLOCK_SIZE) / ours.absmax.view(-1, 1)).flatten()[differs]
+    middles = (levels[:-1] + levels[1:]) / 2
+    distance = (scaled[:, None] - middles).abs().amin(1)
+    gap = (theirs - quant.dequantize_nf4(ours)).abs().flatten()
     found = {
-        "weights": weight.numel(),
-        "codes_differing": int((codes.cpu().flatten() != ours.codes.flatten()).sum()),
+        "weights": count,
+        "codes_differing": int(differs.sum()),
+        "differing_farthest_from_a_middle": distance.max().item() if len(distance) else 0.0,
         "scales_equal": torch.equal(state.absmax.cpu().flatten(), ours.absmax.flatten()),
-        "restored_largest_gap": (theirs - quant.dequantize_nf4(ours)).abs().max().item(),
-        "double_relative_error": quant.relative_error(weight, again),
+        "largest_gap_where_codes_agree": gap[~differs].max().item(),
         "relative_error": quant.relative_error(weight, theirs),
+        "double_relative_error": quant.relative_error(weight, again),
     }
-    if found["codes_differing"] or not found["scales_equal"]:
+    ties = found["differing_farthest_from_a_middle"] < 1e-6 and found["codes_differing"] < 1e-5 * count
+    if not ties or not found["scales_equal"] or found["largest_gap_where_codes_agree"] > 1e-6:
         raise AssertionError(f"NF4 on {device()} differs from ours: {found}")
     return found
 
@@ -79,6 +92,7 @@ def optimizers(dry: bool) -> dict:
 def compute(dry: bool) -> dict:
     """What goes into and comes out of a 4-bit layer that computes in each dtype."""
     import torch
+    from bitsandbytes import functional
     from bitsandbytes.nn import Linear4bit
 
     found = {}
@@ -86,13 +100,12 @@ def compute(dry: bool) -> dict:
         layer = Linear4bit(256, 256, bias=False, compute_dtype=getattr(torch, name), quant_type="nf4").to(
             device()
         )
-        exact = torch.nn.functional.linear
         inputs = torch.randn(8, 256, device=device())
         out = layer(inputs)
-        from bitsandbytes import functional
-
         plain = functional.dequantize_nf4(layer.weight.data, layer.weight.quant_state).float()
-        gap = (out.float() - exact(inputs, plain.reshape(256, 256))).norm() / out.float().norm()
+        gap = (
+            out.float() - torch.nn.functional.linear(inputs, plain.reshape(256, 256))
+        ).norm() / out.float().norm()
         found[name] = {
             "weight": str(layer.weight.dtype),
             "output": str(out.dtype),
