@@ -21,7 +21,7 @@ class SftRecipe:
     model: str
     """Name in `lab_utils.models`."""
     dataset: str
-    """Id on ModelScope, or `verse_sft` for the course's own verse task."""
+    """Id on ModelScope, with `:subset` where there are several, or `verse_sft` for the course's own verse task."""
     quant_bits: int | None
     """Bits of the frozen base weights (4: QLoRA), or None for LoRA on full-precision weights."""
     lora_rank: int
@@ -44,6 +44,10 @@ class SftRecipe:
     """Longest row in tokens."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, more time."""
+    columns: tuple[str, str] | None = None
+    """The data set's columns for question and answer, where ms-swift's own registry names them. None for a data
+    set on ModelScope: the registry holds its id, but no column names, and they are unchecked, since looking takes a
+    download; ms-swift then goes by the usual names."""
 
     @property
     def rows_per_step(self) -> int:
@@ -143,7 +147,7 @@ RECIPES: Mapping[str, Mapping[str, SftRecipe]] = MappingProxyType(
                 ),
                 "medical": SftRecipe(
                     model="Qwen3-0.6B",
-                    dataset="shibing624/medical-QA-zh",
+                    dataset="swift/medical_zh:zh",
                     quant_bits=4,
                     lora_rank=8,
                     lora_alpha=32,
@@ -153,6 +157,22 @@ RECIPES: Mapping[str, Mapping[str, SftRecipe]] = MappingProxyType(
                     epochs=1,
                     batch_size=8,
                     grad_accumulation=2,
+                    max_length=1024,
+                    gradient_checkpointing=True,
+                    columns=("instruction", "output"),
+                ),
+                "gsm8k": SftRecipe(
+                    model="Qwen2.5-7B-Instruct",
+                    dataset="modelscope/gsm8k:main",
+                    quant_bits=None,
+                    lora_rank=16,
+                    lora_alpha=32,
+                    target_modules="all-linear",
+                    learning_rate=1e-4,
+                    warmup_ratio=0.03,
+                    epochs=1,
+                    batch_size=4,
+                    grad_accumulation=4,
                     max_length=1024,
                     gradient_checkpointing=True,
                 ),
