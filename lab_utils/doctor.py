@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lab_utils import course, models, profile
-from lab_utils.setup_environment import LOCK, PYTHON, UNWANTED, find_vllm, torch_pin, vllm_remedy
+from lab_utils.setup_environment import LOCK, PYTHON, UNWANTED, find_vllm, pins, torch_pin, vllm_remedy
 
 TORCH = torch_pin(LOCK.read_text(encoding="utf-8")).removeprefix("torch==")
 """The version of torch everything is tested with."""
@@ -126,15 +126,9 @@ def locked_versions() -> dict[str, str]:
     """Package -> version pinned by the lock for this Python and platform."""
     from packaging.requirements import Requirement
 
-    pins = {}
-    for line in LOCK.read_text(encoding="utf-8").splitlines():
-        line = line.split("#")[0].strip()
-        if not line or line.startswith("-"):
-            continue
-        need = Requirement(line)
-        if need.marker is None or need.marker.evaluate():
-            pins[need.name] = str(next(iter(need.specifier)).version)
-    return pins
+    needs = [Requirement(pin) for pin in pins(LOCK.read_text(encoding="utf-8"))]
+    here = [need for need in needs if need.marker is None or need.marker.evaluate()]
+    return {need.name: str(next(iter(need.specifier)).version) for need in here}
 
 
 def _python() -> list[Row]:

@@ -40,9 +40,15 @@ class SetupFailed(RuntimeError):
     """The environment isn't complete. The message says why, and what to do, in Chinese and English."""
 
 
+def pins(lock: str) -> list[str]:
+    """The pins `name==version` of a lock's text, with their markers and without hashes and comments."""
+    lines = (line.partition(" \\")[0].rstrip() for line in lock.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", " "))]
+
+
 def torch_pin(lock: str) -> str:
-    """The line `torch==…` of the lock's text."""
-    return next(line for line in lock.splitlines() if line.startswith("torch=="))
+    """The pin `torch==…` of the lock's text."""
+    return next(pin for pin in pins(lock) if pin.startswith("torch=="))
 
 
 def fingerprint(root: Path, *files: str) -> str:
@@ -60,9 +66,25 @@ def explain(output: str) -> str:
     begun = re.findall(
         r"^\s*(?:Collecting|Processing) (?:\S*/)?([A-Za-z0-9._-]+?)(?:-\d|[^A-Za-z0-9._-])", output, re.M
     )
-    package = absent[1] if absent else unbuilt[1] if unbuilt else begun[-1] if begun else ""
+    strange = re.search(rf"THESE PACKAGES DO NOT MATCH THE HASHES.*?\n\s+{_NAME}", output, re.S)
+    package = (
+        strange[1]
+        if strange
+        else absent[1]
+        if absent
+        else unbuilt[1]
+        if unbuilt
+        else begun[-1]
+        if begun
+        else ""
+    )
     if "No space left on device" in output:
         cause = ("磁盘满了，请先腾出空间", "the disk is full; make room first")
+    elif strange:
+        cause = (
+            "下载到的文件和锁里的哈希值不同，不要使用这个软件源",
+            "a file doesn't have the locked hash; don't trust this index",
+        )
     elif absent and not re.search(rf"connection broken by .*/simple/{re.escape(package.lower())}/", output):
         cause = ("软件源里没有锁定的版本", "the package index lacks the locked version")
     elif unbuilt or "subprocess-exited-with-error" in output:
@@ -111,7 +133,8 @@ def has_nvidia() -> bool:
 def reachable(address: str, timeout: float = 3.0) -> bool:
     """Whether `address` answers within `timeout` seconds, by way of the proxy if one is set."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=timeout):
+        request = urllib.request.Request(address, method="HEAD")  # noqa: S310  # our own addresses alone
+        with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
             return True
     except OSError:  # urllib raises its subclasses
         return False
@@ -119,20 +142,36 @@ def reachable(address: str, timeout: float = 3.0) -> bool:
 
 def install_torch(python: str | Path, lock: Path) -> None:
     """Install the torch that `lock` names into `python`, in the build that fits the machine."""
-    torch = torch_pin(lock.read_text(encoding="utf-8"))
+    text = lock.read_text(encoding="utf-8")
+    torch = torch_pin(text)
     wants_cpu = sys.platform == "linux" and not has_nvidia()
     if wants_cpu and reachable(f"{CPU_INDEX}/torch/"):
         pip(python, "install", "--no-deps", "--index-url", CPU_INDEX, torch)
     else:  # with its dependencies: the ordinary build on Linux brings CUDA's packages
         if wants_cpu:
             print(SMALLER, flush=True)
-        pip(python, "install", "--constraint", str(lock), torch)
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "constraints.txt"
+            plain.write_text("".join(f"{pin}\n" for pin in pins(text)), encoding="utf-8")
+            pip(python, "install", "--constraint", str(plain), torch)
+
+
+def install_hashed(python: str | Path, lock: Path) -> None:
+    """Install everything `lock` names but torch into `python`: these files alone, by their hashes."""
+    text = lock.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        rest = Path(folder) / lock.name
+        rest.write_text(text.replace(f"{torch_pin(text)}\n", ""), encoding="utf-8")
+        pip(python, "install", "--no-deps", "--require-hashes", "--requirement", str(rest))
 
 
 def install_lock(python: str | Path, lock: Path) -> None:
-    """Install everything `lock` names into `python`: torch first, then the rest."""
+    """Install everything `lock` names into `python`; torch last, so that what it needs is there by its hash.
+
+    torch itself has no hash in the lock: which build of it fits is decided by the machine.
+    """
+    install_hashed(python, lock)
     install_torch(python, lock)
-    pip(python, "install", "--no-deps", "--requirement", str(lock))
 
 
 def set_up(root: Path) -> None:
@@ -188,9 +227,10 @@ def set_up_vllm(root: Path) -> None:
 
     def fill(python: Path) -> None:
         share(root / ".venv", root / ".venv-vllm", lock)
-        if not any((root / ".venv-vllm").glob("lib/python*/site-packages/torch")):
+        install_hashed(python, lock)
+        pin = torch_pin(lock.read_text(encoding="utf-8")).replace("==", "-")
+        if not any((root / ".venv-vllm").glob(f"lib/python*/site-packages/{pin}*.dist-info")):
             install_torch(python, lock)
-        pip(python, "install", "--no-deps", "--requirement", str(lock))
         remove_unwanted(python)
 
     make(
@@ -242,13 +282,13 @@ def share(source: Path, target: Path, lock: Path) -> None:
     if old is None:
         return
     new = target / old.relative_to(source)
-    lines = [line.split(" ;")[0] for line in lock.read_text(encoding="utf-8").splitlines()]
+    lines = [pin.split(" ;")[0] for pin in pins(lock.read_text(encoding="utf-8"))]
     names = [line.split("==")[0] for line in lines]
-    pins = {line for line, name in zip(lines, names, strict=True) if names.count(name) == 1}
+    alike = {line for line, name in zip(lines, names, strict=True) if names.count(name) == 1}
     present = {found.name for found in distributions(path=[str(new)])}
     for found in distributions(path=[str(old)]):
         pin = f"{re.sub('[-_.]+', '-', found.name).lower()}=={found.version.split('+')[0]}"
-        if pin not in pins or found.name in present:
+        if pin not in alike or found.name in present:
             continue
         files = [file for file in found.files or () if ".." not in file.parts]
         try:  # the folder by which pip knows the package comes last: what is cut off is done again
@@ -305,14 +345,15 @@ def into_current() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         keep, missing = Path(folder) / "keep.txt", Path(folder) / "missing.txt"
-        pins = [f"{name}=={here[name]}\n" for name in ("torch", *UNWANTED) if name in here]
-        keep.write_text("".join(pins), encoding="utf-8")
+        kept = [f"{name}=={here[name]}\n" for name in ("torch", *UNWANTED) if name in here]
+        keep.write_text("".join(kept), encoding="utf-8")
         if checkout:
             pip(sys.executable, "install", "--constraint", str(keep), "--editable", str(ROOT))
             invalidate_caches()
         wanted = [name for name in outside_range(requires("lab-utils")) if name != "torch"]
-        lines = LOCK.read_text(encoding="utf-8").splitlines(keepends=True)
-        missing.write_text("".join(line for line in lines if line.split("==")[0] in wanted), encoding="utf-8")
+        # Without hashes: pip may have to choose other versions of what these need, around the image's own.
+        lines = [f"{pin}\n" for pin in pins(LOCK.read_text(encoding="utf-8")) if pin.split("==")[0] in wanted]
+        missing.write_text("".join(lines), encoding="utf-8")
         if wanted:
             pip(sys.executable, "install", "--constraint", str(keep), "--requirement", str(missing))
         else:

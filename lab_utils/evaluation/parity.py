@@ -5,11 +5,8 @@ log-probabilities of the next token within a tolerance, the same greedy text wit
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
-from lab_utils.artifacts.folder import classify
 from lab_utils.evaluation.candidate import Candidate, Messages, local
 from lab_utils.models.generation import Completion
 
@@ -91,7 +88,7 @@ def parity(
     """Compare two candidates on `prompts`: user messages, or whole conversations.
 
     `a`, `b`: a model folder or a registered model's name, a pair (base, adapter or run folder), or
-    any `Candidate`, e.g. `served(…)`. Folders are loaded in `dtype`; it also sets the tolerance, so
+    any `Candidate`, e.g. `served(…)` or llama.cpp's. Folders are loaded in `dtype`; it also sets the tolerance, so
     it is the dtype that `b` is supposed to have. Where prompts differ, each candidate is asked with
     its own. Raises ValueError for no prompts or a folder that can't be compared.
     """
@@ -100,11 +97,10 @@ def parity(
     if dtype not in TOLERANCE:
         raise ValueError(f"不认识 dtype {dtype!r}，可用的是：{'、'.join(TOLERANCE)}。")
     chats = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
-    with ExitStack() as opened:
-        left, right = (_candidate(side, dtype, opened) for side in (a, b))
-        ids = [[side.prompt_ids(chat) for chat in chats] for side in (left, right)]
-        probabilities = [side.next_logprobs(own) for side, own in zip((left, right), ids, strict=True)]
-        texts = [side.greedy(own, max_new_tokens) for side, own in zip((left, right), ids, strict=True)]
+    left, right = (_candidate(side, dtype) for side in (a, b))
+    ids = [[side.prompt_ids(chat) for chat in chats] for side in (left, right)]
+    probabilities = [side.next_logprobs(own) for side, own in zip((left, right), ids, strict=True)]
+    texts = [side.greedy(own, max_new_tokens) for side, own in zip((left, right), ids, strict=True)]
     wrong = _prompt_difference(*ids)
     worst = None
     if None not in probabilities:
@@ -138,15 +134,11 @@ def logprob_difference(a: dict[int, float], b: dict[int, float]) -> tuple[float,
     return max((abs(a[token] - b[token]), token) for token in a.keys() & b.keys())
 
 
-def _candidate(what, dtype: str, opened: ExitStack) -> Candidate:
+def _candidate(what, dtype: str) -> Candidate:
     if hasattr(what, "prompt_ids"):
         return what
     if isinstance(what, tuple):
         return local(*what, dtype=dtype)
-    if Path(what).exists() and classify(what).kind == "gguf":
-        from lab_utils.export.llama_cpp import llama_cpp
-
-        return opened.enter_context(llama_cpp(what))
     return local(what, dtype=dtype)
 
 

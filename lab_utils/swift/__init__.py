@@ -13,8 +13,9 @@ from lab_utils.swift.encoding import encode
 from lab_utils.swift.failure import Cause, SwiftError, diagnose
 from lab_utils.swift.flags import flag_names
 from lab_utils.swift.inference import Answer, infer_file
-from lab_utils.swift.process import Run, run
 from lab_utils.swift.recipe import model_flags, plugin_path, qlora_flags, sft_command
+from lab_utils.swift.results import Run
+from lab_utils.swift.runner import run
 from lab_utils.swift.schedule import learning_rate_at, optimizer_steps
 from lab_utils.swift.translation import Change, Translation, translate
 

