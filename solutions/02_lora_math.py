@@ -234,7 +234,7 @@ course.record(als_best_rank=best, als_rmse=min(unseen), als_baseline_rmse=baseli
 # 前两个例子是铺垫，这才是正题。把课程自带的小诗模型 (xiaoshi-base) **全部参数**微调一遍，教它按指令写五言绝句，再看每个矩阵改变了多少：$\Delta W=W_\text{后}-W_\text{前}$。
 
 # %%
-from lab_utils import models, profile
+from lab_utils import linear_layers, models, profile
 from lab_utils.data.batches import collate, encode_rows
 from lab_utils.data.jsonl import read_jsonl
 

@@ -5,11 +5,9 @@ log-probabilities of the next token within a tolerance, the same greedy text wit
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab_utils.artifacts.folder import classify
 from lab_utils.errors import InvalidValue
 from lab_utils.evaluation.candidate import Candidate, Messages, local
 from lab_utils.models.generation import Completion
@@ -95,7 +93,7 @@ def parity(
 ) -> Parity:
     """Compare two candidates on `prompts`: user messages, or whole conversations.
 
-    A candidate is, for example, `served(…)`. Folders are loaded in `dtype`; it also sets the tolerance, so
+    A candidate is, for example, `served(…)` or llama.cpp's. Folders are loaded in `dtype`; it also sets the tolerance, so
     it is the dtype that `b` is supposed to have. Where prompts differ, each candidate is asked with
     its own. Raises InvalidValue for no prompts or a folder that can't be compared.
     """
@@ -104,11 +102,10 @@ def parity(
     if dtype not in TOLERANCE:
         raise InvalidValue(f"不认识 dtype {dtype!r}", f"可用的是：{'、'.join(TOLERANCE)}")
     chats = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
-    with ExitStack() as opened:
-        left, right = (_candidate(side, dtype, opened) for side in (a, b))
-        ids = [[side.prompt_ids(chat) for chat in chats] for side in (left, right)]
-        probabilities = [side.next_logprobs(own) for side, own in zip((left, right), ids, strict=True)]
-        texts = [side.greedy(own, max_new_tokens) for side, own in zip((left, right), ids, strict=True)]
+    left, right = (_candidate(side, dtype) for side in (a, b))
+    ids = [[side.prompt_ids(chat) for chat in chats] for side in (left, right)]
+    probabilities = [side.next_logprobs(own) for side, own in zip((left, right), ids, strict=True)]
+    texts = [side.greedy(own, max_new_tokens) for side, own in zip((left, right), ids, strict=True)]
     wrong = _prompt_difference(*ids)
     worst = None
     if None not in probabilities:
@@ -142,17 +139,13 @@ def logprob_difference(a: dict[int, float], b: dict[int, float]) -> tuple[float,
     return max((abs(a[token] - b[token]), token) for token in a.keys() & b.keys())
 
 
-def _candidate(side: Side, dtype: str, opened: ExitStack) -> Candidate:
+def _candidate(side: Side, dtype: str) -> Candidate:
     if isinstance(side, tuple):
         model, adapter = side
         return local(model, adapter, dtype)
-    if not isinstance(side, (str, Path)):
-        return side
-    if Path(side).exists() and classify(side).kind == "gguf":
-        from lab_utils.export.llama_cpp import llama_cpp
-
-        return opened.enter_context(llama_cpp(side))
-    return local(side, dtype=dtype)
+    if isinstance(side, (str, Path)):
+        return local(side, dtype=dtype)
+    return side
 
 
 def _prompt_difference(a: list[list[int]], b: list[list[int]]) -> Difference | None:
