@@ -36,7 +36,7 @@ class Card:
         return self.meta["schemas"][path] if "schemas" in self.meta else self.meta["schema"]
 
     def read(self, path: str) -> list[dict]:
-        """The rows of the file `path`. Raises ValueError for a line that can't be read."""
+        """The rows of the file `path`. Raises InvalidValue for a line that can't be read."""
         if path.endswith(".csv"):
             return read_csv(self.folder / path, self.schema(path))
         return read_jsonl(self.folder / path)
@@ -44,7 +44,7 @@ class Card:
     def rows(self, split: str | None = None) -> list[dict]:
         """The rows of all files in order, or those of one split.
 
-        Raises ValueError for a line that can't be read, or when the split has no rows.
+        Raises InvalidValue for a line that can't be read, or when the split has no rows.
         """
         paths = [entry["path"] for entry in self.meta["files"]]
         pairs = [(row.get("split", Path(path).stem), row) for path in paths for row in self.read(path)]
@@ -58,7 +58,7 @@ class Card:
 def read_csv(path: Path, schema: dict[str, dict]) -> list[dict]:
     """The rows of a UTF-8 CSV file with a header; fields that `schema` calls int or float become numbers.
 
-    What doesn't read as such a number stays text, for `schema.row_faults` to name. Raises ValueError that names
+    What doesn't read as such a number stays text, for `schema.row_faults` to name. Raises InvalidValue that names
     file and line when a row has more or fewer fields than the header.
     """
     kinds = {name: {"int": int, "float": float}.get(rule["type"], str) for name, rule in schema.items()}
@@ -81,7 +81,7 @@ def read_csv(path: Path, schema: dict[str, dict]) -> list[dict]:
 def read_card(folder: str | Path) -> Card:
     """Read `folder`/README.md.
 
-    Raises FileNotFoundError when there is none, ValueError when its front matter is
+    Raises NotFound when there is none, InvalidValue when its front matter is
     missing, isn't a mapping, or lists no files or lacks the schema of one.
     """
     path = Path(folder) / "README.md"
@@ -112,7 +112,7 @@ def update_card(folder: str | Path) -> Card:
     """Recount `folder`'s card from its files (rows, bytes, sha256, splits, lengths) and save it.
 
     The prose and the other keys stay; the write is atomic. Raises what `read_card` raises,
-    ValueError for a bad line, FileNotFoundError when a listed file is missing.
+    DataError for a bad line, FileNotFoundError when a listed file is missing.
     """
     card = read_card(folder)
     meta = {**card.meta, **measure(card)}

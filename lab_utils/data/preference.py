@@ -63,7 +63,7 @@ def validate_pairs(
     turn, none of them empty. The two answers must differ, in more than white space and, with a
     `tokenizer`, in their tokens. No pair may stand twice, nor the other way round under the same
     prompt. With a `judge`, higher is better, rejected may not score above chosen. Raises DataError
-    with all problems; ValueError when the judge returns something that isn't a finite number.
+    with all problems; InvalidValue when the judge returns something that isn't a finite number.
     """
     path, numbered = _numbered(source)
     problems = [problem for line, row in numbered for problem in _row_problems(line, row)]
@@ -93,7 +93,7 @@ def leaks(
 ) -> list[DataProblem]:
     """Rows of `test` whose `key` is in `train` too, each with the line in `train`; [] when none is.
 
-    `key` is a column, or "prompt" for the text of the prompt, white space aside. Raises ValueError
+    `key` is a column, or "prompt" for the text of the prompt, white space aside. Raises InvalidValue
     when a row lacks it.
     """
     seen: dict[str, int] = {}
@@ -113,7 +113,7 @@ def to_swift(rows: Sequence[dict]) -> list[dict]:
     """Rows in ms-swift's format for DPO: `messages` with the chosen answer last, and
     `rejected_response`; the other columns stay.
 
-    Raises DataError for rows that aren't good pairs, ValueError when a column already has one of
+    Raises DataError for rows that aren't good pairs, InvalidValue when a column already has one of
     the two names.
     """
     validate_pairs(rows)

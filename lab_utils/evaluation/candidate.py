@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from lab_utils import models
 from lab_utils.artifacts.folder import WHOLE, classify, model_folder, resolve
-from lab_utils.errors import InvalidValue
+from lab_utils.errors import InvalidValue, LabError, Unavailable
 from lab_utils.models.generation import Completion, complete_batch, decoding
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 TOP = 20
 """How many of the likeliest tokens are compared: as many as vLLM gives by default."""
 Messages = list[dict]
+
+
+class NoConnection(LabError, ConnectionError):
+    """A server that doesn't answer."""
 
 
 class Candidate(Protocol):
@@ -131,17 +135,19 @@ class Served:
         return httpx.Client(headers=self.headers, timeout=self.timeout, trust_env=not is_local(self.root))
 
     def _post(self, http: "httpx.Client", path: str, body: dict) -> dict:
-        """The JSON answer. Raises ConnectionError when there is none, RuntimeError for an error status."""
+        """The JSON answer. Raises NoConnection when there is none, Unavailable for an error status."""
         import httpx
 
         try:
             answer = http.post(self.root + path, json=body)
         except httpx.HTTPError as error:
-            raise ConnectionError(
-                f"连不上 {self.root}（{type(error).__name__}）。服务启动了吗？端口对吗？"
+            raise NoConnection(
+                f"连不上 {self.root} ({type(error).__name__})", "服务启动了吗？端口对吗？"
             ) from error
         if answer.is_error:
-            raise RuntimeError(f"{self.root}{path} 返回 {answer.status_code}：{answer.text[:300]}")
+            raise Unavailable(
+                f"{self.root}{path} 返回 {answer.status_code}：{answer.text[:300]}", "看服务的日志里说了什么"
+            )
         return answer.json()
 
 

@@ -93,8 +93,7 @@ def parity(
 ) -> Parity:
     """Compare two candidates on `prompts`: user messages, or whole conversations.
 
-    `a`, `b`: a model folder or a registered model's name, a pair (base, adapter or run folder), or
-    any `Candidate`, e.g. `served(…)` or llama.cpp's. Folders are loaded in `dtype`; it also sets the tolerance, so
+    A candidate is, for example, `served(…)` or llama.cpp's. Folders are loaded in `dtype`; it also sets the tolerance, so
     it is the dtype that `b` is supposed to have. Where prompts differ, each candidate is asked with
     its own. Raises InvalidValue for no prompts or a folder that can't be compared.
     """
