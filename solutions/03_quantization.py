@@ -10,11 +10,11 @@
 # %% tags=["volatile"]
 import torch
 
-from lab_utils import course, models, plots, profile, quant
+from lab_utils import course, linear_layers, models, plots, profile, quant
 
 setting = profile.current()
 model, tokenizer = models.load(models.SHIPPED)
-weights = quant.linear_weights(model)
+weights = linear_layers.linear_weights(model)
 total = sum(w.numel() for w in weights.values())
 print(f"配置 {setting.name}；小诗有 {len(weights)} 个线性层，一共 {total:,} 个权重")
 
@@ -108,7 +108,7 @@ for name, row in (("没有离群值", calm), ("有一个离群值", spiky)):
 
 # %% tags=["volatile"]
 smol, smol_tokenizer = models.load("SmolLM2-135M-Instruct")
-smol_weights = quant.linear_weights(smol)
+smol_weights = linear_layers.linear_weights(smol)
 peaks = {name: float(w.detach().abs().max() / w.detach().std()) for name, w in smol_weights.items()}
 worst = max(peaks, key=peaks.get)
 extreme = smol_weights[worst].detach()
@@ -480,9 +480,9 @@ widgets.nf4_explorer(down)
 # - **同选**：量化前后，最可能的下一个词元相同的比例。
 
 # %%
-from lab_utils.data import formats
+from lab_utils.data.jsonl import read_jsonl
 
-poems = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32]
+poems = read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32]
 texts = [f"{p['form']}《{p['theme']}》\n{p['messages'][1]['content']}<|endoftext|>" for p in poems]
 verses = tokenizer(texts, return_tensors="pt", padding=True)
 print(f"{len(texts)} 首诗，{int(verses.attention_mask.sum()):,} 个词元")
@@ -490,7 +490,7 @@ print(f"{len(texts)} 首诗，{int(verses.attention_mask.sum()):,} 个词元")
 @torch.no_grad()
 def predictions(model, batch, restore=None):
     """每个位置对下一个词元的对数概率；线性层的权重先经过 restore。"""
-    layers = quant.linear_weights(model).values()
+    layers = linear_layers.linear_weights(model).values()
     kept = [w.data for w in layers]
     for w in layers if restore else ():
         w.data = restore(w.data)
@@ -796,7 +796,7 @@ for optimizer in ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"):
 # %% tags=["volatile"]
 from lab_utils import compression
 
-rows = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
+rows = read_jsonl(course.dataset("verse_sft") / "train.jsonl")
 examples = compression.poem_examples(tokenizer, rows)
 held_out, training = examples[:32], examples[32:]
 shrunk = {

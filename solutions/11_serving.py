@@ -460,9 +460,9 @@ else:
 # “回答看起来不错”不是证据。第 10 课的闸门 (parity gate) 把服务器和 transformers 放在一起，逐条比三样：提示词的词元、下一个词元的对数概率、贪心解码的文字。50 条提示，一条也不能差。
 
 # %% tags=["volatile"]
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 
-questions = [row["messages"][0]["content"] for row in eval_prompts(per_form=13)][:50]
+questions = [row["messages"][0]["content"] for row in held_out_questions(per_form=13)][:50]
 tuned = export.local(base, adapter, dtype=setting.torch_dtype)
 if server:
     gate = export.parity(tuned, server.candidate("poet"), questions, dtype=setting.torch_dtype)
@@ -482,7 +482,7 @@ print(export.parity(tuned, server.candidate("base"), questions[:5], dtype=settin
 # 先停掉第一个服务器。停没停干净，不要猜，看进程和端口。
 
 # %% tags=["volatile"]
-from lab_utils.serving.guard import session_members
+from lab_utils.guard import session_members
 
 def traces(server):
     """服务器的进程号，和它的端口还有没有人应答。"""
@@ -674,7 +674,7 @@ checks.PERCENTILE(percentile)
 # %% tags=["volatile"]
 from lab_utils.serving import load
 
-crowd = [row["messages"][0]["content"] for row in eval_prompts(per_form=8)]
+crowd = [row["messages"][0]["content"] for row in held_out_questions(per_form=8)]
 loads = {1: crowd[:4], 8: crowd[:8], 32: crowd}
 NAIVE, BATCHED, VLLM = "包装（一次一个）", "transformers 批处理", "vLLM"
 
@@ -806,7 +806,7 @@ fig, panels = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
 for panel, (name, plan) in zip(panels, {"静态批处理": static, "连续批处理": continuous}.items()):
     plots.batching_timeline(panel, plan, steps=static.makespan)
     panel.set_title(
-        f"{name}：{plan.makespan} 步做完，利用率 {plan.utilisation:.0%}，平均延迟 {plan.mean_latency:.0f} 步",
+        f"{name}：{plan.makespan} 步做完，利用率 {plan.utilization:.0%}，平均延迟 {plan.mean_latency:.0f} 步",
         fontsize=11,
     )
 panels[0].set_xlabel("")
@@ -853,11 +853,13 @@ checks.KV_BYTES_PER_TOKEN(kv_bytes_per_token)
 # %%
 import torch
 
+from lab_utils import vram
+
 ids = tokenizer("春眠不觉晓，处处闻啼鸟。", return_tensors="pt").input_ids
 with torch.no_grad():
     cache = model(ids, use_cache=True).past_key_values
 held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-each = scheduling.kv_bytes_per_token(model.config, dtype_bytes=4)
+each = vram.kv_bytes_per_token(model.config, dtype_bytes=4)
 print(f"缓存里 {held} 字节 ÷ {ids.shape[1]} 个词元 = {held // ids.shape[1]}；公式：{each}")
 
 # %% [markdown]
@@ -903,8 +905,8 @@ fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", n
 
 # %% tags=["volatile"]
 course.record(
-    static_utilisation=static.utilisation,
-    continuous_utilisation=continuous.utilisation,
+    static_utilisation=static.utilization,
+    continuous_utilisation=continuous.utilization,
     kv_waste_contiguous=reserved.waste,
     kv_waste_paged=paged.waste,
     requests_fit={"contiguous": reserved.admitted, "paged": paged.admitted},

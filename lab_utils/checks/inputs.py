@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def normal(source: int | Random, *shape: int, scale: float = 1.0) -> Tensor:
-    """Standard normal numbers times `scale`, float32; the same for the same seed or state of the generator."""
+    """Standard normal numbers times `scale`, float32; the same for the same seed or generator."""
     return scale * torch.randn(*shape, generator=_generator(source))
 
 

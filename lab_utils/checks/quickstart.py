@@ -52,18 +52,33 @@ LINE_LENGTHS = Check(
         Case("空字符串", ("",), "没有句子时返回空列表", edge=True),
     ),
     mistakes=(
-        Mistake("空句也算", lambda t: [len(x) for x in t.replace("，", "\n").replace("。", "\n").split("\n")], "标点和换行连在一起时会切出空的句子，要跳过它们"),
+        Mistake(
+            "空句也算",
+            lambda t: [len(x) for x in t.replace("，", "\n").replace("。", "\n").split("\n")],
+            "标点和换行连在一起时会切出空的句子，要跳过它们",
+        ),
         Mistake("只按换行切", lambda t: [len(x) for x in t.split("\n") if x], "一行里有两句，中间是逗号"),
-        Mistake("只按标点切", lambda t: [len(x) for x in t.replace("。", "，").split("，") if x], "换行符也被数成了一个字"),
+        Mistake(
+            "只按标点切",
+            lambda t: [len(x) for x in t.replace("。", "，").split("，") if x],
+            "换行符也被数成了一个字",
+        ),
         Mistake("返回句数", lambda t: len(line_lengths(t)), "要的是每句的字数（一个列表），不是句子的个数"),
-        Mistake("返回句子", lambda t: [x for x in t.replace("，", "\n").replace("。", "\n").split("\n") if x], "切得对，还差一步：返回每句的长度 len(...)"),
+        Mistake(
+            "返回句子",
+            lambda t: [x for x in t.replace("，", "\n").replace("。", "\n").split("\n") if x],
+            "切得对，还差一步：返回每句的长度 len(...)",
+        ),
         Mistake("标点也数", lambda t: [n + 1 for n in line_lengths(t)], "句末的标点不算字数"),
     ),
-)  # fmt: skip
+)
 
 
 def _draw_near_quatrain(rng: Random) -> tuple:
-    """Lengths that are no quatrain. The one input that is one, [5, 5, 5, 5], is visible and can't be drawn again."""
+    """Lengths that are no quatrain: the only input that is one, [5, 5, 5, 5], is visible.
+
+    So a constant False passes all of these; what tells it from a right answer is the visible quatrain.
+    """
     kind = rng.choice(("one line off", "some lines off", "goes on", "another poem"))
     if kind == "one line off":
         lengths = [5] * 4
@@ -91,13 +106,15 @@ IS_QUATRAIN = Check(
     ),
     mistakes=(
         Mistake("只看句数", lambda n: len(n) == 4, "句数对了还不够，每句的字数也要看"),
-        Mistake("只看字数", lambda n: all(x == 5 for x in n), "每句五字的诗不一定是四句；空列表也会让 all() 为真"),
+        Mistake(
+            "只看字数", lambda n: all(x == 5 for x in n), "每句五字的诗不一定是四句；空列表也会让 all() 为真"
+        ),
         Mistake("看平均", lambda n: len(n) == 4 and sum(n) / 4 == 5, "四句加起来二十字不等于每句五字"),
         Mistake("只看第一句", lambda n: len(n) == 4 and n[0] == 5, "每一句都要看，不只是第一句"),
         Mistake("五或七", lambda n: len(n) == 4 and (set(n) == {5} or set(n) == {7}), "这里只问五言绝句"),
         Mistake("返回列表", lambda n: [x == 5 for x in n], "要的是一个 True 或 False，可以用 all(...)"),
     ),
-)  # fmt: skip
+)
 
 
 def _draw_outcomes(rng: Random) -> tuple:
@@ -122,7 +139,7 @@ PASS_RATE = Check(
         Mistake("百分数", lambda p: 100 * pass_rate(p), "返回 0 到 1 之间的小数，不乘 100"),
         Mistake("整除", lambda p: sum(p) // len(p) if p else 0.0, "// 会丢掉小数部分，用 /"),
     ),
-)  # fmt: skip
+)
 
 
 def _draw_model_size(rng: Random) -> tuple:
@@ -146,4 +163,4 @@ WEIGHT_GIB = Check(
         Mistake("取整", lambda n, b: round(n * b / 8 / 2**30, 1), "不要四舍五入，显示时再取整"),
         Mistake("位整除", lambda n, b: n * (b // 8) / 2**30, "b // 8 在 4 位时是 0"),
     ),
-)  # fmt: skip
+)

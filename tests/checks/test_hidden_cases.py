@@ -1,4 +1,4 @@
-"""Hidden cases of every check: enough of them, all different, and nothing that a table of known answers passes."""
+"""Hidden cases of every check: enough of them, all different, none that a table of known answers passes."""
 
 from dataclasses import replace
 from functools import cache
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lab_utils.checks.frame import Case, Check, Output, run, value_key
+from lab_utils.checks.compare import value_key
+from lab_utils.checks.frame import Case, Check, Output, run
 from tests.checks.every import CHECKS, NAMES
 
 SEEDS = range(5)
@@ -36,7 +37,7 @@ def test_hidden_cases_are_the_same_for_the_same_seed(check):
 
 @pytest.mark.parametrize("check", CHECKS, ids=NAMES)
 def test_a_table_of_known_answers_passes_no_other_case(check):
-    """Of the visible cases, or of the hidden ones of another seed: neither knows a single one of this seed."""
+    """Of the visible cases, or of the hidden ones of another seed: neither knows one of this seed."""
     for known in (check.cases, drawn(check)[1]):
         answers = {value_key(case.args): None for case in known}
         assert not [case for case in drawn(check)[0] if value_key(case.args) in answers]
@@ -120,7 +121,7 @@ def test_exercises_of_one_name_in_two_labs_draw_differently():
         ("7", 7, False),
         (None, "None", False),
     ],
-)  # fmt: skip
+)
 def test_inputs_are_compared_by_value(one, other, equal):
     assert (value_key(one) == value_key(other)) is equal
 
