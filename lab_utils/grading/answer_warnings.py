@@ -34,7 +34,8 @@ def warnings(plan: Plan) -> list[str]:
         for name in _imported(statement):
             found += _of_module(name, written)
         read = effects(statement)
-        found += [text for name, text in _CALLS.items() if name in read.reads | read.later_reads]
+        if not read.anything:
+            found += [text for name, text in _CALLS.items() if name in read.reads | read.later_reads]
     return list(dict.fromkeys(found))
 
 
@@ -58,11 +59,16 @@ def _is_installed(name: str) -> bool:
 
 
 def _imported(statement: ast.stmt) -> Iterator[str]:
-    for node in ast.walk(statement):
+    """Modules that are imported where nothing catches that there is none."""
+    waiting: list[ast.AST] = [statement]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
+        elif not isinstance(node, (ast.Try, ast.With)):
+            waiting += ast.iter_child_nodes(node)
 
 
 def _written_files(statements: Iterable[ast.stmt]) -> set[str]:

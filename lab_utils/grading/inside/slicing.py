@@ -120,7 +120,7 @@ class _Search:
         self._done: set[tuple[str, Place]] = set()
         self._touching: dict[str, list[Place]] = {}
         self._unbound: set[str] = set()
-        self._star = False
+        self._unseen = False
 
     def plan(self, function: str) -> Plan:
         end = (self._last, sys.maxsize)
@@ -130,9 +130,9 @@ class _Search:
         for number in range(self._last + 1):
             source = self._sources[number]
             if _words(source) & _ANYTHING or _STAR.search(source):
-                self._star |= bool(_STAR.search(source))
                 for index, (_, found) in enumerate(_effects(source)):
                     if found.anything:
+                        self._unseen = True
                         self._take((number, index), end)
         self._waiting.append((function, end))
         while self._waiting:
@@ -140,7 +140,7 @@ class _Search:
             if need not in self._done:
                 self._done.add(need)
                 self._search(*need)
-        unbound = () if self._star else tuple(sorted(self._unbound))
+        unbound = () if self._unseen else tuple(sorted(self._unbound))
         return Plan(tuple(self._ordered()), unbound)
 
     def _ordered(self) -> Iterator[Step]:
@@ -165,22 +165,24 @@ class _Search:
             self._take(place, before)
             if name in found.surely:
                 break
-        if not bound:
-            self._search_elsewhere(name, before)
+        if not bound and not self._found_elsewhere(name, before) and not self._touching_places(name):
+            self._unbound.add(name)
 
-    def _search_elsewhere(self, name: str, before: Place) -> None:
+    def _found_elsewhere(self, name: str, before: Place) -> bool:
+        """Take what binds a name after the check, or did in the notebook as given out; whether it needs no more."""
+        own = before[1] < sys.maxsize and name in self._at(before).binds  # such as the variable of a loop
+        if name in KNOWN:
+            return True
         after = range(self._last + 1, len(self._sources))
         later = ((number, self._sources[number]) for number in after)
         given = ((-1 - number, source) for number, source in enumerate(self._given))
-        for number, source in (*later, *given) if name not in KNOWN else ():
+        for number, source in (*later, *given):
             if name in _words(source):
                 for index, (_, found) in enumerate(_effects(source)):
                     if name in found.binds:
                         self._take((number, index), before)
-                        return
-        own = before[1] < sys.maxsize and name in self._at(before).binds  # such as the variable of a loop
-        if name not in KNOWN and not own:
-            self._unbound.add(name)
+                        return True
+        return own
 
     def _take(self, place: Place, before: Place) -> None:
         found = self._at(place)
