@@ -260,9 +260,10 @@ def version(lab: course.Lab, seed: int) -> str:
 def _graders() -> list[Path]:
     """The modules of this package on which a score depends."""
     here = Path(__file__).parent
-    return [here / f"{name}.py" for name in ("answers", "notebook_file", "hidden", "scoring", "tasks")] + [
-        *here.glob("inside/*.py")
-    ]
+    return [
+        here / f"{name}.py"
+        for name in ("answers", "notebook_file", "text", "row", "hidden", "scoring", "tasks")
+    ] + [*here.glob("inside/*.py")]
 
 
 def check_modules(lab: course.Lab) -> list[str]:
