@@ -3,8 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,6 +13,7 @@ from lab_utils import course
 
 if TYPE_CHECKING:
     from lab_utils.authoring.master import Problem
+    from lab_utils.grading.grade import Outcome, Preview
     from lab_utils.serving import Server
 
 app = typer.Typer(
@@ -183,15 +183,15 @@ def serve(
 
     from lab_utils import serving
 
-    adapter_submissions = {}
+    adapters = {}
     for pair in adapter or ():
         name, equals, folder = pair.partition("=")
         if not (name and equals and folder):
             _stop(f"--adapter 要写成 名字=文件夹，收到 {pair!r}")
-        adapter_submissions[name] = folder
+        adapters[name] = folder
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
     try:
-        with serving.serve(model, adapter_submissions, port=port) as server:
+        with serving.serve(model, adapters, port=port) as server:
             _introduce(server)
             code = server.wait()
     except KeyboardInterrupt:
@@ -233,7 +233,12 @@ def grade(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="同时评几份")] = os.cpu_count() or 1,
     scheduler: Annotated[str | None, typer.Option(help="用这个 Dask 集群 (scheduler address)")] = None,
-    seed: Annotated[int, typer.Option(help="隐藏用例的种子；同一门课用同一个，分数才可比")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="隐藏用例的种子；不写就用上次的，第一次随机取一个，保存在成绩文件夹的 .seed 里，不要公开"
+        ),
+    ] = None,
     deadline: Annotated[
         str | None,
         typer.Option(help="截止时间，带时区，如 2026-12-01T23:59+08:00；与 --late、--submitted 一起用"),
@@ -243,11 +248,13 @@ def grade(
     manual: Annotated[
         Path | None, typer.Option(help="人工评的分：CSV，student,lab,question,points,max[,comment]")
     ] = None,
-    artefacts: Annotated[
+    adapters: Annotated[
         Path | None,
         typer.Option(
+            "--adapters",
+            "--artefacts",
             help="要交的适配器 (adapter)：CSV，lab,folder,points[,rank,targets,questions,full_rate]；"
-            "学生把叫 folder 的文件夹放在笔记本旁边，按它评分，不重新训练"
+            "学生把叫 folder 的文件夹放在笔记本旁边，按它评分，不重新训练",
         ),
     ] = None,
     unsandboxed: Annotated[
@@ -258,51 +265,88 @@ def grade(
     ] = False,
 ) -> None:
     """评分 (grade)：在沙箱里运行学生的答案，写出 grades.csv、gradebook.db 和每个学生的结果。"""
-    from lab_utils.grading import adapter_submissions, batch, feedback, gradebook, policy, sandbox
+    from lab_utils.errors import LabError
+    from lab_utils.grading import grade as grading
+    from lab_utils.grading import policy
 
-    with _friendly():
-        decided = policy.read(deadline, late, submitted, manual)
-        asked = policy.read_artefacts(artefacts) if artefacts else ()
     labs = tuple(_labs(lab)) if lab else None
-    asked = tuple(one for one in asked if labs is None or one.lab in {chosen.number for chosen in labs})
-    problem = "" if unsandboxed else sandbox.available()
-    if problem:
-        _stop(problem)
-    if unsandboxed:
-        typer.secho("⚠️  没有沙箱：学生的代码以你的身份运行 (unsandboxed)", fg="yellow", err=True)
-    with _friendly():
-        hidden = (submissions.resolve(), out.resolve(), course.root())
-        settings = batch.Settings(seed, not unsandboxed, hidden)
-        planned = batch.plan(submissions, out, labs, settings, [one.lab for one in asked])
-        handed_in = adapter_submissions.find(submissions, out, asked) if asked else []
-    total = len(planned.rows) + len(planned.jobs)
-    typer.echo(f"{total} 份：{len(planned.jobs)} 份要运行，{planned.kept} 份沿用上次的结果")
-    if asked:
-        new = sum(one.judging is not None and one.judgement is None for one in handed_in)
-        there = sum(one.judging is not None for one in handed_in) - new
-        typer.echo(f"适配器 (adapter)：{new} 个要评，{there} 个沿用上次的结果")
     try:
-        with typer.progressbar(length=total + len(handed_in), label="评分 (grading)", file=sys.stderr) as bar:
-            for _ in adapter_submissions.judge(handed_in, workers):
-                bar.update(1)
-            decided = replace(decided, artefacts=adapter_submissions.entries(handed_in))
-            rows = batch.run(planned, workers, scheduler, lambda row: bar.update(1), decided.apply)
-        feedback.write_all(out, rows)
-        gradebook.write(out / "gradebook.db", rows)
-    except (sandbox.SandboxError, OSError, ValueError) as error:
-        typer.secho(f"❌ {error}\n已评的都保存了，再运行同一条命令会从断点继续。", fg="red", err=True)
+        options = grading.Options(
+            labs,
+            workers,
+            scheduler,
+            seed,
+            policy.read(deadline, late, submitted, manual),
+            policy.read_adapters(adapters) if adapters else (),
+            not unsandboxed,
+        )
+        if unsandboxed:
+            _warn("没有沙箱：学生的代码以你的身份运行 (unsandboxed)")
+        with _Steps() as steps:
+            outcome = grading.grade_class(submissions, out, options, steps.start, steps.done)
+    except grading.GradingStopped as error:
+        typer.secho(f"❌ {_printable(error)}", fg="red", err=True)
         raise typer.Exit(1) from None
-    for line in decided.unmatched(rows):
-        typer.secho(f"⚠️  --submitted 或 --manual 里的 {line} 没有对上任何作业", fg="yellow", err=True)
-    for number, students, how in adapter_submissions.copies(rows):
-        typer.secho(f"⚠️  实验 {number} 的适配器{how}：{'、'.join(students)}", fg="yellow", err=True)
-    failed = [(row, row["reason"]) for row in rows if row["status"] == "failed"]
-    failed += [(row, one["message"]) for row in rows for one in row["exercises"] if one["stage"] == "failed"]
-    for row, reason in failed:
-        typer.secho(f"❌ {row['student']} {row['lab']} {reason}", fg="red", err=True)
-    if failed:
+    except LabError as error:
+        _stop(_printable(error))
+    _print_outcome(outcome, out)
+
+
+class _Steps:
+    """Says what there is to grade, then shows how far it is."""
+
+    def __enter__(self) -> "_Steps":
+        self._stack = ExitStack()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def start(self, preview: "Preview") -> None:
+        """Print what there is to do, and begin the bar."""
+        total = preview.to_run + preview.settled
+        if preview.ignored:
+            _warn(f"没有看系统或隐藏的文件：{'、'.join(preview.ignored)}")
+        if preview.seed_changed:
+            _warn("种子 (--seed) 与上次的不同，每一份都重新评；从现在起沿用这一个")
+        typer.echo(f"{total} 份：{preview.to_run} 份要运行，{preview.kept} 份沿用上次的结果")
+        if preview.adapters:
+            known = preview.adapters_known
+            typer.echo(f"适配器 (adapter)：{preview.adapters_to_judge} 个要评，{known} 个沿用上次的结果")
+        bar = typer.progressbar(length=preview.steps, label="评分 (grading)", file=sys.stderr)
+        self._bar = self._stack.enter_context(bar)
+
+    def done(self) -> None:
+        """One step is done."""
+        self._bar.update(1)
+
+
+def _print_outcome(outcome: "Outcome", out: Path) -> None:
+    """Print what the teacher should look at; exit with status 1 when the grader itself went wrong somewhere."""
+    if outcome.removed:
+        _warn(
+            f"{len(outcome.removed)} 份成绩不再有作业，移到 {out / '.removed'}：{'、'.join(outcome.removed[:5])}"
+        )
+    for line in outcome.unmatched:
+        _warn(f"--submitted 或 --manual 里的 {line} 没有对上任何作业")
+    for copies in outcome.copies:
+        _warn(f"实验 {copies.lab} 的适配器{copies.likeness}：{'、'.join(copies.students)}")
+    for row, reason in outcome.failures:
+        typer.secho(f"❌ {row.student} {row.lab} {reason}", fg="red", err=True)
+    if outcome.failures:
         raise typer.Exit(1)
     typer.echo(f"✅ {out / 'grades.csv'}  {out / 'gradebook.db'}")
+
+
+def _warn(text: str) -> None:
+    typer.secho(f"⚠️  {text}", fg="yellow", err=True)
+
+
+def _printable(error: Exception) -> str:
+    """What an error says, without characters that a terminal would obey."""
+    from lab_utils.grading.text import plain
+
+    return plain(str(error))
 
 
 @app.command("submit-check")
@@ -329,10 +373,13 @@ def report(
     ] = None,
 ) -> None:
     """班级报告 (class report)：得分分布、最难的练习、常见的错误、雷同的答案，写成 DIR/report.html。"""
+    from lab_utils.errors import LabError
     from lab_utils.grading import report as reporting
 
-    with _friendly():
+    try:
         typer.echo(f"✅ {reporting.write(out, submissions)}")
+    except LabError as error:
+        _stop(_printable(error))
 
 
 @app.command("export-nbgrader")

@@ -1,17 +1,10 @@
-"""From a student's cells to points: one row for one submission of one lab.
+"""From a student's cells to points: what the answers of one submission of one lab earn.
 
-A row is a plain dict, the same for the same submission, without times:
-
-    student, lab, status, reason, score, max, file, sha256, version, notes: [str],
-    exercises: [{name, points, score, stage, message, hint, mistake, passed, cases, hidden_passed, hidden_cases}]
-
-`status`: graded; missing (nothing handed in); unreadable (no notebook could be read); refused (a trick in the
-files); failed (the grader itself; try again). `reason` is one line of Chinese, never empty. `stage` of an exercise
-is that of its verdict, or: missing, time, memory, ended, protocol.
+It is the same for the same submission, without times. `stage` of a result is that of its verdict, or: missing, time,
+memory, files, ended, protocol.
 """
 
 import builtins
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,32 +14,18 @@ from lab_utils.checks.frame import Case, Check, Output, Verdict, difference
 from lab_utils.grading.answers import Answers, pick
 from lab_utils.grading.conversation import Answer, AnswerEnded, Failure, Loaded, Reply, Request
 from lab_utils.grading.notebook_file import Notebook
+from lab_utils.grading.row import Earned, ExerciseResult
 from lab_utils.grading.sandbox import Sandbox
 from lab_utils.grading.tasks import Exercise, Task
+from lab_utils.grading.text import clean
 
-MESSAGE_LIMIT = 300
 RESTARTS = 2
 SUBMISSION_SECONDS = 180.0
 """Wall time after which the remaining exercises of a submission aren't run."""
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 
 
-def clean(text: Any, limit: int = MESSAGE_LIMIT) -> str:
-    """`text` fit for a terminal, a table and a page: no control or direction characters, one line, not long."""
-    text = _UNSEEN.sub(" ", str(text)[: 4 * limit]).strip()
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def row(student: str, lab: str, maximum: float, status: str, reason: str, **more: Any) -> dict[str, Any]:
-    """A row without points; `more` overrides or adds."""
-    return {
-        "student": student, "lab": lab, "status": status, "reason": clean(reason), "score": 0.0, "max": maximum,
-        "file": "", "sha256": "", "version": "", "notes": [], "exercises": [], **more,
-    }  # fmt: skip
-
-
-def grade(task: Task, notebook: Notebook, sandbox: Sandbox) -> dict[str, Any]:
-    """What a notebook earns: `score`, `reason`, `notes` and `exercises` of its row.
+def grade(task: Task, notebook: Notebook, sandbox: Sandbox) -> Earned:
+    """What a notebook earns.
 
     The visible cases of every exercise are run before any hidden case, each exercise in a child of its own, and the
     hidden cases again in other children. So nothing that is shown in words comes from a process, or from after a
@@ -59,20 +38,17 @@ def grade(task: Task, notebook: Notebook, sandbox: Sandbox) -> dict[str, Any]:
         attempt.run_visible()
     for attempt in attempts:
         attempt.run_hidden()
-    entries = [attempt.entry() for attempt in attempts]
-    return {
-        "score": round(sum(entry["score"] for entry in entries), 2),
-        "reason": clean(_summary(entries)),
-        "notes": [clean(note) for note in dict.fromkeys((*notebook.notes, *answers.notes))],
-        "exercises": entries,
-    }
+    results = [attempt.result() for attempt in attempts]
+    notes = tuple(clean(note) for note in dict.fromkeys((*notebook.notes, *answers.notes)))
+    score = round(sum(result.score for result in results), 2)
+    return Earned(score, clean(_summary(results)), notes, tuple(results))
 
 
-def _summary(entries: list[dict]) -> str:
+def _summary(results: list[ExerciseResult]) -> str:
     """`通过 3/4 个练习；pass_rate：…`: how many passed, and what the first others lack."""
-    wrong = [entry for entry in entries if entry["stage"] != "ok"]
-    line = f"通过 {len(entries) - len(wrong)}/{len(entries)} 个练习"
-    return "；".join([line, *(f"{entry['name']}：{clean(entry['message'], 60)}" for entry in wrong[:3])])
+    wrong = [result for result in results if result.stage != "ok"]
+    line = f"通过 {len(results) - len(wrong)}/{len(results)} 个练习"
+    return "；".join([line, *(f"{result.name}：{clean(result.message, 60)}" for result in wrong[:3])])
 
 
 class _Attempt:
@@ -154,26 +130,23 @@ class _Attempt:
         hint = "隐藏用例的输入、结果和出错信息都不显示；想一想还有哪些输入是公开用例里没有的"
         return replace(self._verdict("edge", message), hint=hint)
 
-    def entry(self) -> dict[str, Any]:
-        """The exercise's part of the row."""
+    def result(self) -> ExerciseResult:
+        """What the exercise earns."""
         exercise, verdict, passed = self._exercise, self._outcome.verdict, self._outcome.passed
-        cases = len(exercise.check.cases)
-        earned = (
-            points(exercise.points, sum(passed) + sum(self._hidden), cases, exercise.free) if passed else 0.0
+        right, cases = sum(passed) + sum(self._hidden), len(exercise.check.cases)
+        return ExerciseResult(
+            exercise.name,
+            exercise.points,
+            points(exercise.points, right, cases, exercise.free) if passed else 0.0,
+            verdict.stage,
+            clean(verdict.message),
+            clean(verdict.hint),
+            verdict.mistake,
+            sum(passed),
+            exercise.visible,
+            sum(self._hidden),
+            len(self._hidden),
         )
-        return {
-            "name": exercise.name,
-            "points": exercise.points,
-            "score": earned,
-            "stage": verdict.stage,
-            "message": clean(verdict.message),
-            "hint": clean(verdict.hint),
-            "mistake": verdict.mistake,
-            "passed": sum(passed),
-            "cases": exercise.visible,
-            "hidden_passed": sum(self._hidden),
-            "hidden_cases": len(self._hidden),
-        }
 
 
 @dataclass(frozen=True)

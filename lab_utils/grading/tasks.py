@@ -259,7 +259,7 @@ def version(lab: course.Lab, seed: int) -> str:
 def _graders() -> list[Path]:
     """The modules of this package on which a score depends."""
     here = Path(__file__).parent
-    names = ("answers", "conversation", "notebook_file", "sandbox", "scoring", "tasks")
+    names = ("answers", "conversation", "notebook_file", "row", "sandbox", "scoring", "tasks", "text")
     return [*(here / f"{name}.py" for name in names), *here.glob("inside/*.py")]
 
 

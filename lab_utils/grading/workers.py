@@ -1,6 +1,6 @@
 """Jobs in processes of this machine, or on a Dask cluster that is already there. A job has a method `run`.
 
-What comes back is what `run` gives, a plain dict, or a line that says why it gave nothing. A job whose process dies
+What comes back is what `run` gives, which is never a string, or a line that says why it gave nothing. A job whose process dies
 is tried again, ATTEMPTS times in all; the other jobs go on.
 """
 
@@ -17,11 +17,11 @@ from typing import Any, cast
 
 ATTEMPTS = 3
 
-Done = tuple[Any, dict | str]
+Done = tuple[Any, Any]
 """A job, and its outcome."""
 
 
-def outcome(job: Any) -> dict | str:
+def outcome(job: Any) -> Any:
     """Run a job here. What goes wrong in it doesn't stop the others."""
     try:
         return job.run()

@@ -154,12 +154,11 @@ def test_a_frame_that_drips_in_is_late_however_steadily_it_comes():
 
     sender = threading.Thread(target=drip)
     sender.start()
-    with ours, theirs, pytest.raises(TimeoutError):
-        try:
+    with ours, theirs:
+        with pytest.raises(TimeoutError):
             wire.receive(ours, until=time.monotonic() + 0.5)
-        finally:
-            over.set()
-            sender.join()
+        over.set()
+        sender.join()
 
 
 def taken(sources, target, given=(), whole=False, function="f"):
@@ -214,7 +213,13 @@ def test_what_is_bound_anew_is_not_computed():
 def test_the_state_at_the_check_counts_or_that_at_the_end():
     sources = ["def f(): return K", "K = 1", "f = wrap(f)", "checks.F(f)", "K = 2", "f.limit = 3"]
     assert taken(sources, 0) == ["def f():\n    return K", "K = 1", "f = wrap(f)"]
-    assert taken(sources, 0, whole=True) == ["def f():\n    return K", "K = 1", "f = wrap(f)", "K = 2", "f.limit = 3"]
+    assert taken(sources, 0, whole=True) == [
+        "def f():\n    return K",
+        "K = 1",
+        "f = wrap(f)",
+        "K = 2",
+        "f.limit = 3",
+    ]
 
 
 def test_training_with_the_answer_is_not_run_for_it():
@@ -337,9 +342,10 @@ def test_a_sandbox_serves_again_after_every_way_to_end():
     }
     with sandbox.Sandbox(limits=limits) as box:
         for code, why in endings.items():
-            with pytest.raises(AnswerEnded) as ended, box.answer() as answer:
+            with box.answer() as answer:
                 answer.load(request(code))
-                answer.call(())
+                with pytest.raises(AnswerEnded) as ended:
+                    answer.call(())
             assert why is None or ended.value.why == why
             with box.answer() as answer:
                 answer.load(request("import os\ndef f(): return os.listdir('/tmp')"))

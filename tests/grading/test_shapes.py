@@ -45,7 +45,7 @@ def notebook(cells: list[str], name: str = "") -> Notebook:
 
 def earned(cells, box, name=""):
     result = scoring.grade(tasks.load(LAB.number, 0), notebook(cells, name), box)
-    (entry,) = [entry for entry in result["exercises"] if entry["name"] == "line_lengths"]
+    (entry,) = [entry for entry in result.exercises if entry.name == "line_lengths"]
     return entry
 
 
@@ -57,7 +57,7 @@ def test_there_are_many_shapes():
 def test_what_passes_in_the_notebook_earns_all_points(name, in_the_notebook, box):
     assert in_the_notebook[name], "this shape is no right answer"
     entry = earned(shapes.SHAPES[name], box)
-    assert entry["score"] == LAB.points["line_lengths"], entry
+    assert entry.score == LAB.points["line_lengths"], entry
 
 
 @pytest.mark.parametrize("name", shapes.SHAPES)
@@ -85,10 +85,10 @@ def test_it_is_found_without_its_id(name, box):
     ):
         pytest.skip("the function is bound in another way")
     entry = earned(cells, box, name="lost")
-    assert entry["score"] == LAB.points["line_lengths"], entry
+    assert entry.score == LAB.points["line_lengths"], entry
 
 
 @pytest.mark.parametrize("name", shapes.WRITTEN_ELSEWHERE)
 def test_an_answer_beside_a_stub_that_was_left_earns_all_points(name, box):
     entry = earned(shapes.WRITTEN_ELSEWHERE[name], box)
-    assert entry["score"] == LAB.points["line_lengths"], entry
+    assert entry.score == LAB.points["line_lengths"], entry
