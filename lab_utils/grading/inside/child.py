@@ -14,6 +14,7 @@ import random
 import signal
 import socket
 import sys
+import time
 import traceback
 import types
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from . import confine, slicing, stand_ins, wire
 
 PLACE = "<单元 {}>"
 """The file name of the code of a cell."""
+_LEAST_SECONDS = 0.3
+"""What a statement may take in any case."""
 _TOLD = 3
 """Errors of other cells that are reported."""
 _DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -108,7 +111,8 @@ def _load(load: dict, channel: socket.socket) -> tuple[Any, dict]:
 def _run(plan: slicing.Plan, module: types.ModuleType, load: dict) -> list[tuple[int, dict]]:
     """Run the steps, the later ones whatever becomes of the earlier; cell and error of those that fail.
 
-    Statements that aren't the answer may take `statement_seconds` each, so that a loop somewhere leaves time for it.
+    Statements that aren't the answer may take `statement_seconds` each, and twice that together, so that a loop
+    somewhere leaves time for it. Errors count only of statements that the answer needs.
     """
     for step in plan.steps:
         source = (load["cells"] if step.cell >= 0 else load["given"])[max(step.cell, -1 - step.cell)]
@@ -116,18 +120,20 @@ def _run(plan: slicing.Plan, module: types.ModuleType, load: dict) -> list[tuple
         linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)
     problems = []
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    left = 2 * load["statement_seconds"]
     for step in plan.steps:
-        free = isinstance(step.statement, _DEFINITIONS) or (step.needed and step.cell == load["target"])
+        is_free = isinstance(step.statement, _DEFINITIONS) or (step.needed and step.cell == load["target"])
+        limit = 0 if is_free else max(_LEAST_SECONDS, min(load["statement_seconds"], left))
+        begin = time.monotonic()
         try:
-            tree = ast.Module([step.statement], [])
-            code = compile(tree, PLACE.format(step.cell), "exec", flags, dont_inherit=True)
+            code = compile(ast.Module([step.statement], []), PLACE.format(step.cell), "exec", flags, True)
             flags |= code.co_flags & _FUTURE
-            with _at_most(0 if free else load["statement_seconds"]):
+            with _at_most(limit):
                 _execute(code, module)
-        except (
-            BaseException
-        ) as problem:  # whatever a student's code raises, SystemExit and our own alarm included
-            problems.append((step.cell, _error(problem, load["target"])))
+        except BaseException as problem:  # SystemExit and our own alarm included
+            if step.needed:
+                problems.append((step.cell, _error(problem, load["target"])))
+        left -= 0 if is_free else time.monotonic() - begin
     return problems
 
 

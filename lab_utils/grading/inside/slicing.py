@@ -48,7 +48,8 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Step:
-    """One statement to run. `needed`: found by what it affects, not only because it stands in the answer's cell."""
+    """One statement to run. `needed`: the answer needs it; else it only stands in the answer's cell, and is run with
+    what is there by then."""
 
     cell: int
     statement: ast.stmt
@@ -115,6 +116,7 @@ class _Search:
 
     def __init__(self, sources: Sequence[str], given: Sequence[str], target: int, last: int):
         self._sources, self._given, self._target, self._last = sources, given, target, last
+        self._end: Place = (last, sys.maxsize)
         self._taken: set[Place] = set()
         self._waiting: list[tuple[str, Place]] = []
         self._done: set[tuple[str, Place]] = set()
@@ -123,24 +125,26 @@ class _Search:
         self._unseen = False
 
     def plan(self, function: str) -> Plan:
-        end = (self._last, sys.maxsize)
-        own = _effects(self._sources[self._target])
-        for index, (_, found) in enumerate(own):
-            self._follow((self._target, index), found, end)
         for number in range(self._last + 1):
             source = self._sources[number]
             if _words(source) & _ANYTHING or _STAR.search(source):
-                for index, (_, found) in enumerate(_effects(source)):
-                    if found.anything:
+                for index, (_, effect) in enumerate(_effects(source)):
+                    if effect.anything:
                         self._unseen = True
-                        self._take((number, index), end)
-        self._waiting.append((function, end))
+                        self._take((number, index), self._end)
+        own = _effects(self._sources[self._target])
+        if not any(
+            function in effect.binds for _, effect in own
+        ):  # it is bound by means that the text doesn't show
+            for index in range(len(own)):
+                self._take((self._target, index), self._end)
+        self._waiting.append((function, self._end))
         while self._waiting:
             need = self._waiting.pop()
             if need not in self._done:
                 self._done.add(need)
                 self._search(*need)
-        unbound = () if self._unseen else tuple(sorted(self._unbound))
+        unbound = () if self._unseen else tuple(sorted(self._unbound - {function}))
         return Plan(tuple(self._ordered()), unbound)
 
     def _ordered(self) -> Iterator[Step]:
@@ -160,10 +164,10 @@ class _Search:
         places = [place for place in self._touching_places(name) if place < before]
         bound = False
         for place in reversed(places):
-            found = self._at(place)
-            bound |= name in found.binds
+            effect = self._at(place)
+            bound |= name in effect.binds
             self._take(place, before)
-            if name in found.surely:
+            if name in effect.surely:
                 break
         if not bound and not self._found_elsewhere(name, before) and not self._touching_places(name):
             self._unbound.add(name)
@@ -178,21 +182,19 @@ class _Search:
         given = ((-1 - number, source) for number, source in enumerate(self._given))
         for number, source in (*later, *given):
             if name in _words(source):
-                for index, (_, found) in enumerate(_effects(source)):
-                    if name in found.binds:
+                for index, (_, effect) in enumerate(_effects(source)):
+                    if name in effect.binds:
                         self._take((number, index), before)
                         return True
         return own
 
     def _take(self, place: Place, before: Place) -> None:
-        found = self._at(place)
+        """Take a statement, and want what it reads where it stands, and what its functions read where they may be
+        called: at the place for which the statement is taken, and in the end."""
+        effect = self._at(place)
         self._taken.add(place)
-        self._follow(place, found, before)
-
-    def _follow(self, place: Place, found: Effects, before: Place) -> None:
-        """Want what a statement reads: where it stands, and, for its functions, where they may be called."""
-        self._waiting += [(name, place) for name in found.reads]
-        self._waiting += [(name, before) for name in found.later_reads]
+        self._waiting += [(name, place) for name in effect.reads]
+        self._waiting += [(name, when) for name in effect.later_reads for when in (before, self._end)]
 
     def _at(self, place: Place) -> Effects:
         return _effects(self._source(place[0]))[place[1]][1]
@@ -209,31 +211,31 @@ class _Search:
             source = self._sources[number]
             here = _words(source) & names
             if here and (not here <= KNOWN or _perhaps_bound(source) & here):
-                for index, (_, found) in enumerate(_effects(source)):
-                    yield (number, index), found
+                for index, (_, effect) in enumerate(_effects(source)):
+                    yield (number, index), effect
 
     def _touching_places(self, name: str) -> list[Place]:
         """Where the name is bound, its object may be changed, or a function is used that does so; in order."""
         if name in self._touching:
             return self._touching[name]
         self._touching[name] = []  # ends the recursion of names that stand for each other
-        binders = [found for _, found in self._cells_with({name}) if name in found.binds]
-        imported = not binders or any(name in found.imports for found in binders)
-        is_data = not imported and not any(name in found.defines for found in binders)
+        binders = [effect for _, effect in self._cells_with({name}) if name in effect.binds]
+        imported = not binders or any(name in effect.imports for effect in binders)
+        is_data = not imported and not any(name in effect.defines for effect in binders)
         changers = self._changers(name, imported, is_data)
         places: set[Place] = set()
-        for place, found in self._cells_with({name, *changers}):
+        for place, effect in self._cells_with({name, *changers}):
             if (
-                name in found.binds | found.stores
-                or (not imported and name in found.receivers)
-                or (imported and name in found.settings)
-                or (is_data and name in found.passed)
-                or found.reads & changers
+                name in effect.binds | effect.stores
+                or (not imported and name in effect.receivers)
+                or (imported and name in effect.settings)
+                or (is_data and name in effect.passed)
+                or effect.reads & changers
             ):
                 places.add(place)
-            if is_data and name in found.aliases:
+            if is_data and name in effect.aliases:
                 places.add(place)
-                for other in found.binds - {name}:
+                for other in effect.binds - {name}:
                     places.update(self._touching_places(other))
         self._touching[name] = sorted(places)
         return self._touching[name]
@@ -243,11 +245,11 @@ class _Search:
         known: set[str] = set()
         while True:
             before = len(known)
-            for _, found in self._cells_with({name, *known}):
-                changes = found.later_binds | found.later_stores
-                changes |= frozenset() if imported else found.later_receivers
-                changes |= found.later_passed if is_data else frozenset()
-                if name in changes or found.later_reads & known:
-                    known |= found.defines
+            for _, effect in self._cells_with({name, *known}):
+                changes = effect.later_binds | effect.later_stores
+                changes |= frozenset() if imported else effect.later_receivers
+                changes |= effect.later_passed if is_data else frozenset()
+                if name in changes or effect.later_reads & known:
+                    known |= effect.defines
             if len(known) == before:
                 return known
