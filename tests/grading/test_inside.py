@@ -302,6 +302,7 @@ def test_without_the_sandbox_the_code_runs_as_the_user_who_grades():
         assert answer.call(()).value == os.getuid()
 
 
+@pytest.mark.slow
 def test_it_starts_where_python_and_the_course_lie_below_tmp(tmp_path):
     assert Path("/tmp") in tmp_path.parents
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
@@ -447,3 +448,24 @@ def test_root_must_become_another_user_or_be_mapped_to_one():
             assert refused.returncode and "Operation not permitted" in refused.stderr
     else:
         assert subprocess.check_output(command, text=True).startswith(f"({os.getuid()},")
+
+
+def test_a_function_under_another_name_is_no_stub_of_the_course():
+    """The notebook as given out lends what was deleted, but not the answer."""
+    given = ["import math", "def f(x):\n    raise NotImplementedError"]
+    with sandbox.Sandbox() as box, box.answer() as answer:
+        loaded = answer.load(Request(["def g(x): return math.pi"], 0, "f", given, {}, {}))
+    assert loaded.undefined
+
+
+def test_a_loop_elsewhere_leaves_time_for_the_answer():
+    limits = sandbox.Limits(statement_seconds=0.5)
+    sources = [
+        "T = []",
+        "while True:\n    T.append(1); del T[:-1]",
+        "import time\ntime.sleep(9)\ndef f(): return T",
+    ]
+    with sandbox.Sandbox(limits=limits) as box, box.answer() as answer:
+        loaded = answer.load(request(*sources))
+        assert [(cell, error.kind) for cell, error in loaded.others] == [(2, "_TooLong")]
+        assert answer.call(()).value == [1]

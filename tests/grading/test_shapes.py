@@ -12,6 +12,7 @@ from lab_utils.grading import answers, handout, sandbox, scoring, submit_check, 
 from lab_utils.grading.notebook_file import Notebook, parse
 from tests.grading import shapes
 
+pytestmark = pytest.mark.slow  # a hundred IPython shells, and as many submissions
 LAB = course.lab("00")
 
 

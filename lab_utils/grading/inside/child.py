@@ -97,7 +97,7 @@ def _load(load: dict, channel: socket.socket) -> tuple[Any, dict]:
     sys.modules["__main__"] = module
     problems = _run(plan, module, load)
     function = module.__dict__.get(load["function"])
-    others = [{"cell": cell + 1, **error} for cell, error in problems if cell != load["target"]]
+    others = [{"cell": cell + 1, **error} for cell, error in problems if 0 <= cell != load["target"]]
     note: dict[str, Any] = {
         "error": next((error for cell, error in problems if cell == load["target"]), None),
         "others": others[:_TOLD],

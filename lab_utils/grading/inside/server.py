@@ -154,11 +154,11 @@ def _wipe(folder: str, confined: bool) -> bool:
     Of the folder itself, mode, times and attributes are put back, as a child may have left a message in them.
     """
     left = 0
-    for _, folders, files in os.walk(folder):
-        left += len(folders) + len(files)
-        if left > _WIPE_AT_MOST:
-            return False
     try:
+        for _, folders, files in os.walk(folder):
+            left += len(folders) + len(files)
+            if left > _WIPE_AT_MOST:
+                return False
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
@@ -172,6 +172,6 @@ def _wipe(folder: str, confined: bool) -> bool:
                     os.removexattr(folder, name)
         else:
             os.utime(folder)
-    except OSError:
+    except (OSError, RecursionError):  # RecursionError: folders in folders in folders
         return False
     return True

@@ -78,7 +78,7 @@ def plan(
     if answer.error:
         return Plan(error=answer.error)
     last = len(sources) - 1 if whole else _check_cell(sources, target, function)
-    return _Search(sources, given, target, last).plan(function)
+    return _Search(sources, given, target, last, function).plan()
 
 
 def _check_cell(sources: Sequence[str], target: int, function: str) -> int:
@@ -114,8 +114,9 @@ def _effects(source: str) -> tuple[tuple[ast.stmt, Effects], ...]:
 class _Search:
     """The search for the statements that one answer needs."""
 
-    def __init__(self, sources: Sequence[str], given: Sequence[str], target: int, last: int):
+    def __init__(self, sources: Sequence[str], given: Sequence[str], target: int, last: int, function: str):
         self._sources, self._given, self._target, self._last = sources, given, target, last
+        self._function = function
         self._end: Place = (last, sys.maxsize)
         self._taken: set[Place] = set()
         self._waiting: list[tuple[str, Place]] = []
@@ -124,7 +125,7 @@ class _Search:
         self._unbound: set[str] = set()
         self._unseen = False
 
-    def plan(self, function: str) -> Plan:
+    def plan(self) -> Plan:
         for number in range(self._last + 1):
             source = self._sources[number]
             if _words(source) & _ANYTHING or _STAR.search(source):
@@ -134,17 +135,17 @@ class _Search:
                         self._take((number, index), self._end)
         own = _effects(self._sources[self._target])
         if not any(
-            function in effect.binds for _, effect in own
+            self._function in effect.binds for _, effect in own
         ):  # it is bound by means that the text doesn't show
             for index in range(len(own)):
                 self._take((self._target, index), self._end)
-        self._waiting.append((function, self._end))
+        self._waiting.append((self._function, self._end))
         while self._waiting:
             need = self._waiting.pop()
             if need not in self._done:
                 self._done.add(need)
                 self._search(*need)
-        unbound = () if self._unseen else tuple(sorted(self._unbound - {function}))
+        unbound = () if self._unseen else tuple(sorted(self._unbound - {self._function}))
         return Plan(tuple(self._ordered()), unbound)
 
     def _ordered(self) -> Iterator[Step]:
@@ -180,7 +181,7 @@ class _Search:
         after = range(self._last + 1, len(self._sources))
         later = ((number, self._sources[number]) for number in after)
         given = ((-1 - number, source) for number, source in enumerate(self._given))
-        for number, source in (*later, *given):
+        for number, source in (*later, *(() if name == self._function else given)):  # not the stub
             if name in _words(source):
                 for index, (_, effect) in enumerate(_effects(source)):
                     if name in effect.binds:
