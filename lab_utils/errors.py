@@ -33,6 +33,10 @@ class InvalidValue(LabError, ValueError):
     """A value, option or command that can't be used; also a ValueError."""
 
 
+class InvalidType(LabError, TypeError):
+    """A value of a kind that can't be used, such as integers where floats are needed; also a TypeError."""
+
+
 class NotFound(LabError, FileNotFoundError):
     """A file, folder, model or lab that isn't there; also a FileNotFoundError."""
 

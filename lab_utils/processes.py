@@ -110,18 +110,19 @@ def start(
     *,
     env: Mapping[str, str] | None = None,
     log: str | Path | None = None,
+    name: str = "lab",
     pass_fds: Sequence[int] = (),
 ) -> Process:
     """Start `argv` under a guard: it ends, with all it started, when it is stopped or when this process ends,
     even by `kill -9` or while a fork of this process lives on.
 
     `env` is added to the environment, and TMPDIR is a folder of its own. What it prints goes to the file `log`,
-    which is emptied, or else to a new file with a name that nobody can foresee. `pass_fds`: descriptors that it
-    inherits. Raises OSError when the log can't be written.
+    which is emptied, or else to a new file with a name that nobody can foresee, but that begins with `name`.
+    `pass_fds`: descriptors that it inherits. Raises OSError when the log can't be written.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="lab-"))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     try:
-        log_path, out = _open_log(log)
+        log_path, out = _open_log(log, name)
         with out:
             command = [sys.executable, "-I", guard.__file__, str(os.getpid()), str(scratch), *map(str, argv)]
             popen = subprocess.Popen(
@@ -139,11 +140,11 @@ def start(
     return Process(popen, log_path, scratch)
 
 
-def _open_log(log: str | Path | None) -> tuple[Path, BinaryIO]:
+def _open_log(log: str | Path | None, name: str) -> tuple[Path, BinaryIO]:
     """`(path, binary file)` to write to, empty."""
     if log is None:
-        handle, name = tempfile.mkstemp(prefix="lab-", suffix=".log")
-        return Path(name), os.fdopen(handle, "wb")
+        handle, file = tempfile.mkstemp(prefix=f"{name}-", suffix=".log")
+        return Path(file), os.fdopen(handle, "wb")
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path, path.open("wb")

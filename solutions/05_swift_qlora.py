@@ -92,9 +92,9 @@ def make_labels(prompt_ids, answer_ids, end_id, length, pad_id):
     ### END SOLUTION
 
 # %% check="make_labels"
-from lab_utils.checks import swift_qlora
+from lab_utils.checks import swift_qlora as checks
 
-swift_qlora.MAKE_LABELS(make_labels)
+checks.MAKE_LABELS(make_labels)
 
 # %% [markdown]
 # ### 练习 2：白学的行
@@ -112,7 +112,7 @@ def rows_without_labels(batch: list[list[int]]) -> list[int]:
     ### END SOLUTION
 
 # %% check="rows_without_labels"
-swift_qlora.ROWS_WITHOUT_LABELS(rows_without_labels)
+checks.ROWS_WITHOUT_LABELS(rows_without_labels)
 
 # %% [markdown]
 # ## 2 先考一次：微调前的成绩
@@ -182,7 +182,7 @@ def qlora_flags(rank: int, alpha: int) -> dict:
     ### END SOLUTION
 
 # %% check="qlora_flags"
-swift_qlora.QLORA_FLAGS(qlora_flags)
+checks.QLORA_FLAGS(qlora_flags)
 
 # %% [markdown]
 # 其余的参数由配方 (recipe) 给出：学习率、批大小、轮数……合起来就是完整的命令。把它复制到终端里，效果相同。
@@ -208,7 +208,7 @@ def optimizer_steps(rows: int, batch_size: int, accumulation: int, epochs: int) 
     ### END SOLUTION
 
 # %% check="optimizer_steps"
-swift_qlora.OPTIMIZER_STEPS(optimizer_steps)
+checks.OPTIMIZER_STEPS(optimizer_steps)
 
 # %% [markdown]
 # ## 4 训练
@@ -269,7 +269,7 @@ def learning_rate_at(step: int, total: int, peak: float, warmup: int) -> float:
     ### END SOLUTION
 
 # %% check="learning_rate_at"
-swift_qlora.LEARNING_RATE_AT(learning_rate_at)
+checks.LEARNING_RATE_AT(learning_rate_at)
 
 # %% [markdown]
 # 把公式画在日志上：橙色虚线是公式，蓝色是 ms-swift 记录的学习率。两条线应当重合。
@@ -333,7 +333,7 @@ def paired_interval(before, after, seed):
     ### END SOLUTION
 
 # %% check="paired_interval"
-swift_qlora.PAIRED_INTERVAL(paired_interval)
+checks.PAIRED_INTERVAL(paired_interval)
 
 # %% [markdown]
 # 现在看这次训练的成绩。每种诗体一组，竖线是 95% 区间。

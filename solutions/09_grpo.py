@@ -58,9 +58,9 @@ def correctness_reward(completions: list[str], answers: list[str]) -> list[float
     ### END SOLUTION
 
 # %% check="correctness_reward"
-from lab_utils.checks import grpo as policy_gradient
+from lab_utils.checks import grpo as checks
 
-policy_gradient.CORRECTNESS_REWARD(correctness_reward)
+checks.CORRECTNESS_REWARD(correctness_reward)
 
 # %% [markdown]
 # ### 练习 2：格式对不对
@@ -86,7 +86,7 @@ def format_reward(completions: list[str]) -> list[float]:
     ### END SOLUTION
 
 # %% check="format_reward"
-policy_gradient.FORMAT_REWARD(format_reward)
+checks.FORMAT_REWARD(format_reward)
 
 # %% [markdown]
 # ### 练习 3：每条回答一个数
@@ -106,7 +106,7 @@ def as_rewards(scores: list) -> list[float]:
     ### END SOLUTION
 
 # %% check="as_rewards"
-policy_gradient.AS_REWARDS(as_rewards)
+checks.AS_REWARDS(as_rewards)
 
 # %% [markdown]
 # 课程的五个奖励在 `lab_utils.rewards` 里，写法是 TRL 和 ms-swift 都认的 `f(completions, **columns)`。**先猜一猜**：下面六种回答，谁的总分最高？“答对但没有格式”和“格式全对但答错”，谁高？
@@ -185,7 +185,7 @@ def group_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
     ### END SOLUTION
 
 # %% check="group_advantages"
-policy_gradient.GROUP_ADVANTAGES(group_advantages)
+checks.GROUP_ADVANTAGES(group_advantages)
 
 # %% [markdown]
 # 四道题，每题 8 条回答。**先猜一猜**：全都答对的那一组，优势是多少？只有一条答对的那一组，那一条的优势有多大？
@@ -227,7 +227,7 @@ def frac_reward_zero_std(rewards: torch.Tensor, group_size: int) -> float:
     ### END SOLUTION
 
 # %% check="frac_reward_zero_std"
-policy_gradient.FRAC_REWARD_ZERO_STD(frac_reward_zero_std)
+checks.FRAC_REWARD_ZERO_STD(frac_reward_zero_std)
 
 # %% [markdown]
 # ### 练习 6：一步里有几道题
@@ -247,7 +247,7 @@ def prompts_per_step(per_device_batch: int, devices: int, accumulation: int, num
     ### END SOLUTION
 
 # %% check="prompts_per_step"
-policy_gradient.PROMPTS_PER_STEP(prompts_per_step)
+checks.PROMPTS_PER_STEP(prompts_per_step)
 
 # %% [markdown]
 # 分不成整组时，TRL 在训练之前就会拒绝。看看它的原话：
@@ -306,7 +306,7 @@ def grpo_loss(logps, old_logps, advantages, mask, epsilon):
     ### END SOLUTION
 
 # %% check="grpo_loss"
-policy_gradient.GRPO_LOSS(grpo_loss)
+checks.GRPO_LOSS(grpo_loss)
 
 # %% [markdown]
 # ### 损失是 0，不等于没有学
@@ -457,7 +457,7 @@ poems(cheat_samples)
 # %% tags=["volatile"]
 plots.use_course_style()
 _, (upper, lower) = plt.subplots(2, 1, figsize=(7.5, 4.6), sharex=True)
-plots.rise_and_fall(
+plots.reward_vs_quality(
     upper, lower, hacked, "theme_word_count", {"verse_form": "形式正确"}, ("切题的字数", "回答的比例")
 )
 upper.set_title("奖励作弊：奖励越来越高，诗越来越少")
@@ -624,7 +624,7 @@ big = GRPOConfig(
     output_dir="output/gsm8k", use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=0.4,
     gradient_checkpointing=True, bf16=on_gpu, use_cpu=not on_gpu, report_to="none", **gsm8k,
 )
-print(f"一步 {big.generation_batch_size} 条回答，{policy_gradient.prompts_per_step(6, 1, 4, 6)} 道题；"
+print(f"一步 {big.generation_batch_size} 条回答，{checks.prompts_per_step(6, 1, 4, 6)} 道题；"
       f"250 步一共写 {250 * big.generation_batch_size} 条")
 
 # %% [markdown]

@@ -10,12 +10,16 @@ import copy
 import html
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
+from random import Random
 from typing import Any
 
 import numpy as np
+
+DRAWS_PER_CASE = 50
+"""Draws that a hidden case may take before the generator counts as too poor."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ class NotYet(CheckFailed):
 class Check:
     """A check of one exercise. Call it with the student's function.
 
-    `reference` is the right answer; `tolerance` is relative and absolute, for floats.
+    `reference` is the right answer; `tolerance` is relative and absolute, for floats. `draw` makes the
+    arguments of one more call, on which every right answer agrees: no ties, no empty edge that the lab
+    doesn't speak of.
     Raises NotYet for an untouched stub and CheckFailed for a wrong answer, after showing
     the verdict; shows the verdict and returns nothing when the answer is right.
     """
@@ -88,6 +94,7 @@ class Check:
     cases: tuple[Case, ...] = field(repr=False)
     mistakes: tuple[Mistake, ...] = field(repr=False, default=())
     tolerance: float = 1e-6
+    draw: Callable[[Random], tuple] | None = field(repr=False, default=None)
 
     def __call__(self, answer: Callable) -> None:
         verdict = self.judge(answer)
@@ -121,6 +128,29 @@ class Check:
             return self._verdict(finding[0], finding[1], known.hint, known.name)
         return self._verdict(*finding)
 
+    def hidden_cases(self, seed: int | str, count: int) -> tuple[Case, ...]:
+        """`count` further cases, none equal to a visible one or to another.
+
+        They are the same for the same seed and exercise, and the first of more. They are judged as edge
+        cases, so that no value is told. A check without `draw` has none. Raises RuntimeError when `draw`
+        doesn't give enough different inputs, which is a fault of the check.
+        """
+        if self.draw is None:
+            return ()
+        rng = Random(f"{seed} {self.draw.__module__} {self.name}")
+        taken = {value_key(case.args) for case in self.cases}
+        cases: list[Case] = []
+        for _ in range(DRAWS_PER_CASE * count):
+            if len(cases) == count:
+                break
+            args = self.draw(rng)
+            if value_key(args) not in taken:
+                taken.add(value_key(args))
+                cases.append(Case(f"隐藏用例 {len(cases) + 1}", args, edge=True))
+        if len(cases) < count:
+            raise RuntimeError(f"draw of {self.name} gave {len(cases)} different inputs, not {count}")
+        return tuple(cases)
+
     def _verdict(self, stage: str, message: str, hint: str = "", mistake: str = "") -> Verdict:
         return Verdict(self.name, False, stage, message, hint, mistake)
 
@@ -151,6 +181,17 @@ class Check:
             elif difference(output.value, wrong.value, self.tolerance) is not None:
                 return False
         return True
+
+
+def value_key(value: Any) -> Hashable:
+    """A key that is the same for equal values, whatever holds them: tensor or array, list or tuple."""
+    if hasattr(value, "tolist"):
+        return tuple(value.shape), value_key(value.tolist())
+    if isinstance(value, Mapping):
+        return frozenset((key, value_key(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(value_key(item) for item in value)
+    return value if value == value else "nan"  # NaN equals nothing, not even itself
 
 
 @dataclass(frozen=True)

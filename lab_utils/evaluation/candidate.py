@@ -5,12 +5,17 @@ The parity gate asks every candidate the same three questions, so it needn't kno
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from lab_utils import models
 from lab_utils.artifacts.folder import WHOLE, classify, model_folder, resolve
 from lab_utils.models.generation import Completion, complete_batch, decoding
+
+if TYPE_CHECKING:
+    import httpx
 
 TOP = 20
 """How many of the likeliest tokens are compared: as many as vLLM gives by default."""
@@ -82,18 +87,18 @@ class Served:
     """
 
     in_flight = 16
+    timeout = 120.0
+    """Seconds without a sign of life after which a request has failed."""
 
-    def __init__(self, base_url: str, model: str, api_key: str | None = None, timeout: float = 120.0):
-        import httpx
-
+    def __init__(self, base_url: str, model: str, api_key: str | None = None):
         self.name = model
         self.root = base_url.rstrip("/").removesuffix("/v1")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.http = httpx.Client(headers=headers, timeout=timeout)
+        self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        asked = {"model": self.name, "messages": messages, "add_generation_prompt": True}
-        return self._post("/tokenize", asked)["tokens"]
+        body = {"model": self.name, "messages": messages, "add_generation_prompt": True}
+        with self._connect() as http:
+            return self._post(http, "/tokenize", body)["tokens"]
 
     def next_logprobs(self, batch: Sequence[list[int]]) -> list[dict[int, float]] | None:
         extra = {"logprobs": TOP, "return_tokens_as_token_ids": True}
@@ -109,19 +114,27 @@ class Served:
     def _complete(self, batch: Sequence[list[int]], max_tokens: int, extra: dict) -> list[dict]:
         """The choice of `/v1/completions` for each prompt of token ids, at temperature 0."""
 
-        def ask(ids: list[int]) -> dict:
-            body = {"model": self.name, "prompt": list(ids), "max_tokens": max_tokens, "temperature": 0}
-            return self._post("/v1/completions", body | extra)["choices"][0]
+        with self._connect() as http, ThreadPoolExecutor(self.in_flight) as pool:
 
-        with ThreadPoolExecutor(self.in_flight) as pool:
+            def ask(ids: list[int]) -> dict:
+                body = {"model": self.name, "prompt": list(ids), "max_tokens": max_tokens, "temperature": 0}
+                return self._post(http, "/v1/completions", body | extra)["choices"][0]
+
             return list(pool.map(ask, batch))
 
-    def _post(self, path: str, body: dict) -> dict:
+    def _connect(self) -> "httpx.Client":
+        """A client for one batch of requests, past any proxy of the environment where the server is on this
+        machine; to be closed."""
+        import httpx
+
+        return httpx.Client(headers=self.headers, timeout=self.timeout, trust_env=not is_local(self.root))
+
+    def _post(self, http: "httpx.Client", path: str, body: dict) -> dict:
         """The JSON answer. Raises ConnectionError when there is none, RuntimeError for an error status."""
         import httpx
 
         try:
-            answer = self.http.post(self.root + path, json=body)
+            answer = http.post(self.root + path, json=body)
         except httpx.HTTPError as error:
             raise ConnectionError(
                 f"连不上 {self.root}（{type(error).__name__}）。服务启动了吗？端口对吗？"
@@ -129,6 +142,15 @@ class Served:
         if answer.is_error:
             raise RuntimeError(f"{self.root}{path} 返回 {answer.status_code}：{answer.text[:300]}")
         return answer.json()
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` names this machine by its loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def local(
@@ -154,8 +176,10 @@ def local(
             raise ValueError(f"{where} 是 {classify(where).kind}，不是适配器 (adapter)。")
     name = f"{folder.name} + {where.name}" if where else folder.name
     if bits is None:
-        return Local(*models.load(str(folder), dtype, where), name)
-    return Local(*_load_quantized(folder, where, dtype), f"{name}（4 位）")
+        whole, tokenizer = models.load(str(folder), dtype, where)
+        return Local(whole, tokenizer, name)
+    quantized, tokenizer = _load_quantized(folder, where, dtype)
+    return Local(quantized, tokenizer, f"{name}（4 位）")
 
 
 def served(base_url: str, model: str, api_key: str | None = None) -> Served:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lab_utils import models
 from lab_utils.files import write_atomic
-from lab_utils.grading import adapter_judge, collect, scoring, tasks, workers
+from lab_utils.grading import adapter_judge, notebook_file, scoring, submissions, tasks, workers
 from lab_utils.grading.adapter_judge import CONFIG, LIMITS, WEIGHTS, ArtefactError
 from lab_utils.grading.policy import Asked, Key
 
@@ -47,15 +47,15 @@ class Place:
         if self.inner is None:
             return adapter_judge.read_files(self.path, self.within)
         try:
-            members = dict(collect.zip_members(self.path))
+            members = dict(submissions.zip_members(self.path))
             return {name: self._member(members, name) for name in LIMITS}
-        except (collect.Refused, collect.Unreadable) as problem:
+        except (submissions.Refused, notebook_file.Unreadable) as problem:
             raise ArtefactError(str(problem)) from None
 
     def _member(self, members: Mapping[PurePosixPath, Any], name: str) -> bytes:
         if self.inner / name not in members:
             raise ArtefactError(f"压缩包里没有文件 {name}：权重要存成 safetensors")
-        return collect.member_bytes(self.path, members[self.inner / name], LIMITS[name])
+        return submissions.member_bytes(self.path, members[self.inner / name], LIMITS[name])
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,17 @@ class Found:
 # ---------------------------------------------------------------- finding
 
 
-def find(submissions: Path, out: Path, asked: Sequence[Asked]) -> list[Found]:
-    """Every student's adapters, one for each that is asked for. Raises FileNotFoundError without `submissions`."""
-    submissions = submissions.resolve()
+def find(folder: Path, out: Path, asked: Sequence[Asked]) -> list[Found]:
+    """Every student's adapters, one for each that is asked for. Raises FileNotFoundError without `folder`."""
+    folder = folder.resolve()
     course_version = version() if asked else ""
     found = []
-    for name, places in collect.places(submissions).items():
+    for name, places in submissions.places(folder).items():
         for one in asked:
             entry = Found((name, one.lab), one)
             found.append(entry)
             problems: list[str] = []
-            candidates = [p for place in places for p in _look_into(place, submissions, one.folder, problems)]
+            candidates = [p for place in places for p in _look_into(place, folder, one.folder, problems)]
             candidates.sort(key=lambda place: (place.shown.count("/"), place.shown))
             if candidates:
                 entry.judging = _judging(candidates[0], one, out, course_version)
@@ -129,10 +129,10 @@ def _look_into(place: Path, within: Path, folder: str, problems: list[str]) -> I
         seen = 0
         for here, folders, files in os.walk(place, followlinks=False):
             seen += len(folders) + len(files)
-            if seen > collect.MEMBER_LIMIT:
-                problems.append(f"文件太多，超过 {collect.MEMBER_LIMIT} 个")
+            if seen > submissions.MEMBER_LIMIT:
+                problems.append(f"文件太多，超过 {submissions.MEMBER_LIMIT} 个")
                 return
-            folders[:] = sorted(name for name in folders if not collect.ignored(name))
+            folders[:] = sorted(name for name in folders if not submissions.ignored(name))
             if folder in folders or folder in files:  # a file of this name gets its reason
                 yield Place(Path(here, folder), within)
             for name in sorted(files):
@@ -143,13 +143,13 @@ def _look_into(place: Path, within: Path, folder: str, problems: list[str]) -> I
 def _in_zip(path: Path, within: Path, folder: str, problems: list[str]) -> Iterator[Place]:
     """The folders of this name in a zip; the zip itself when it bears the name and holds the files."""
     try:
-        files = [name for name, _ in collect.zip_members(path)]
-    except (collect.Refused, collect.Unreadable) as problem:
+        files = [name for name, _ in submissions.zip_members(path)]
+    except (submissions.Refused, notebook_file.Unreadable) as problem:
         problems.append(str(problem))
         return
     for inner in sorted({name.parent for name in files}):
         named = inner.name == folder or (path.stem == folder and inner / CONFIG in files)
-        if named and not any(collect.ignored(part) for part in inner.parts):
+        if named and not any(submissions.ignored(part) for part in inner.parts):
             yield Place(path, within, inner)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from lab_utils import course
 from lab_utils.files import write_atomic
-from lab_utils.grading import collect, scoring, tasks, workers
+from lab_utils.grading import notebook_file, scoring, submissions, tasks, workers
 from lab_utils.grading.sandbox import Limits, Sandbox
 
 COLUMNS = ("student", "lab", "score", "max", "status", "reason")
@@ -45,7 +45,7 @@ class Job:
 
     number: str
     row: Row
-    notebook: collect.Notebook = field(repr=False)
+    notebook: notebook_file.Notebook = field(repr=False)
     settings: Settings
 
     def run(self) -> Row:
@@ -66,7 +66,7 @@ class Plan:
 
 
 def plan(
-    submissions: Path,
+    folder: Path,
     out: Path,
     labs: tuple[course.Lab, ...] | None,
     settings: Settings,
@@ -76,10 +76,10 @@ def plan(
 
     `labs` None: every lab of which somebody handed in a notebook, and those whose numbers are in `also`.
     """
-    submissions, out = submissions.resolve(), out.resolve()
-    if submissions == out or submissions in out.parents or out in submissions.parents:
+    folder, out = folder.resolve(), out.resolve()
+    if folder == out or folder in out.parents or out in folder.parents:
         raise ValueError("成绩文件夹 (--out) 与作业文件夹 (submissions) 不能一个在另一个里面")
-    found = list(collect.students(submissions))
+    found = list(submissions.students(folder))
     if labs is None:
         handed_in = {number for student in found for number in student.versions} | set(also)
         labs = tuple(lab for lab in course.LABS if lab.number in handed_in)
@@ -94,43 +94,43 @@ def plan(
 
 
 def _plan_one(
-    made: Plan, student: collect.Student, lab: course.Lab, version: str, settings: Settings
+    made: Plan, student: submissions.Student, lab: course.Lab, version: str, settings: Settings
 ) -> None:
     maximum = float(sum(lab.points.values()))
     versions = student.versions.get(lab.number)
     if not versions:
         made.rows.append(_without_notebook(student, lab.number, maximum))
         return
-    problems: list[tuple[collect.Candidate, Exception]] = []
+    problems: list[tuple[submissions.Candidate, Exception]] = []
     for candidate in reversed(versions):
         try:
             data = candidate.read()
             row = scoring.row(
                 student.name, lab.number, maximum, "graded", "-", file=scoring.clean(candidate.name)
             )
-            row |= {"sha256": collect.digest(data), "version": version}
+            row |= {"sha256": notebook_file.digest(data), "version": version}
             old = _kept(made.out, row)
             if old:
                 made.rows.append(old)
                 made.kept += 1
                 return
-            notebook = collect.read_notebook(data)
-        except (collect.Refused, collect.Unreadable) as problem:
+            notebook = notebook_file.read_notebook(data)
+        except (submissions.Refused, notebook_file.Unreadable) as problem:
             problems.append((candidate, problem))
             continue
         row["notes"] = _version_notes(versions, candidate, problems)
         made.jobs.append(Job(lab.number, row, notebook, settings))
         return
     candidate, problem = problems[0]
-    status = "refused" if isinstance(problem, collect.Refused) else "unreadable"
+    status = "refused" if isinstance(problem, submissions.Refused) else "unreadable"
     more = {"file": scoring.clean(candidate.name), "version": version}
     made.rows.append(scoring.row(student.name, lab.number, maximum, status, str(problem), **more))
 
 
 def _version_notes(
-    versions: list[collect.Candidate],
-    chosen: collect.Candidate,
-    problems: list[tuple[collect.Candidate, Exception]],
+    versions: list[submissions.Candidate],
+    chosen: submissions.Candidate,
+    problems: list[tuple[submissions.Candidate, Exception]],
 ) -> list[str]:
     notes = [f"{candidate.name} 没有用：{problem}" for candidate, problem in problems]
     if len(versions) > 1:
@@ -138,10 +138,10 @@ def _version_notes(
     return [scoring.clean(note) for note in notes]
 
 
-def _without_notebook(student: collect.Student, number: str, maximum: float) -> Row:
+def _without_notebook(student: submissions.Student, number: str, maximum: float) -> Row:
     """The row of a student who has no notebook of this lab: nothing handed in, or nothing that can be opened."""
     for problem in student.problems:
-        status = "refused" if isinstance(problem, collect.Refused) else "unreadable"
+        status = "refused" if isinstance(problem, submissions.Refused) else "unreadable"
         return scoring.row(student.name, number, maximum, status, str(problem))
     return scoring.row(
         student.name,

@@ -1,4 +1,4 @@
-"""A lab as a student's machine knows it: what `collect.pick` needs to find answers, without master or checks.
+"""A lab as a student's machine knows it: what `answers.pick` needs to find answers, without master or checks.
 
 It comes from the manifest, not from the notebook in labs/, which the student works in: an exercise is named after the
 function that it asks for (a test holds every lab to that).

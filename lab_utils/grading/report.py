@@ -17,7 +17,16 @@ from typing import Any
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.files import write_atomic
-from lab_utils.grading import adapter_submissions, collect, feedback, handout, pages, similarity
+from lab_utils.grading import (
+    adapter_submissions,
+    answers,
+    feedback,
+    handout,
+    notebook_file,
+    pages,
+    similarity,
+    submissions,
+)
 from lab_utils.grading.pages import safe
 
 Row = Mapping[str, Any]
@@ -43,14 +52,14 @@ class Exercise:
     wrong: tuple[tuple[str, int], ...]
 
 
-def write(out: Path, submissions: Path | None = None) -> Path:
-    """Write `out`/report.html from the rows in `out`, and from `submissions` for which answers are alike.
+def write(out: Path, handed_in: Path | None = None) -> Path:
+    """Write `out`/report.html from the rows in `out`, and from the folder `handed_in` for which answers are alike.
 
     Raises ReportError when there are no rows or one can't be read.
     """
     rows = read_rows(out)
     path = out / "report.html"
-    write_atomic(path, page(rows, alike(rows, submissions) if submissions else None))
+    write_atomic(path, page(rows, alike(rows, handed_in) if handed_in else None))
     return path
 
 
@@ -119,7 +128,7 @@ def _wrong(entry: Mapping[str, Any]) -> str:
 
 
 def alike(
-    rows: Iterable[Row], submissions: Path
+    rows: Iterable[Row], folder: Path
 ) -> dict[str, list[tuple[similarity.Group, list[tuple[str, str]]]]]:
     """Lab -> the groups of like answers, each with its example: `(student, source)` of its first two.
 
@@ -127,18 +136,18 @@ def alike(
     """
     wanted = {(row["student"], row["lab"]): row for row in rows if row["status"] == "graded"}
     given = {number: handout.read(course.lab(number)) for number in sorted({lab for _, lab in wanted})}
-    answers: dict[str, dict[str, dict[str, str]]] = {}
-    for student in collect.students(submissions):
+    found_answers: dict[str, dict[str, dict[str, str]]] = {}
+    for student in submissions.students(folder):
         for number, versions in student.versions.items():
             row = wanted.get((student.name, number))
             data = _graded_bytes(versions, row["sha256"]) if row else None
             if data is not None:
-                picked = collect.pick(given[number], collect.read_notebook(data))
-                answers.setdefault(number, {})[student.name] = {
+                picked = answers.pick(given[number], notebook_file.read_notebook(data))
+                found_answers.setdefault(number, {})[student.name] = {
                     name: picked.code[cell] for name, cell in picked.cell.items() if cell is not None
                 }
     found = {}
-    for number, own in sorted(answers.items()):
+    for number, own in sorted(found_answers.items()):
         told = similarity.groups(own, _known(course.lab(number)))
         if told:
             found[number] = [
@@ -147,13 +156,13 @@ def alike(
     return found
 
 
-def _graded_bytes(versions: Sequence[collect.Candidate], sha256: str) -> bytes | None:
+def _graded_bytes(versions: Sequence[submissions.Candidate], sha256: str) -> bytes | None:
     for candidate in versions:
         try:
             data = candidate.read()
-        except (collect.Refused, collect.Unreadable):
+        except (submissions.Refused, notebook_file.Unreadable):
             continue
-        if collect.digest(data) == sha256:
+        if notebook_file.digest(data) == sha256:
             return data
     return None
 

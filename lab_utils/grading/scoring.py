@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from lab_utils.checks.frame import Case, Check, Output, Verdict, difference
-from lab_utils.grading.collect import Answers, Notebook, pick
+from lab_utils.grading.answers import Answers, pick
+from lab_utils.grading.notebook_file import Notebook
 from lab_utils.grading.sandbox import Answer, AnswerEnded, Reply, Sandbox
 from lab_utils.grading.tasks import Exercise, Task
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lab_utils import course
 from lab_utils.authoring import master
-from lab_utils.grading import collect, handout
+from lab_utils.grading import answers, handout, notebook_file, submissions
 from lab_utils.grading.inside import slicing
 
 WRITTEN, UNWRITTEN, BROKEN, MISSING = "written", "unwritten", "broken", "missing"
@@ -79,7 +79,7 @@ def examine(path: Path) -> Report:
     """
     if not path.exists() and not path.is_symlink():
         raise FileNotFoundError(f"找不到 {path}。请给出笔记本文件，如 labs submit-check 00_quickstart.ipynb")
-    found = collect.student(path.name, [path])
+    found = submissions.student(path.name, [path])
     labs = tuple(_lab(number, versions) for number, versions in sorted(found.versions.items()))
     problems = [str(problem) for problem in found.problems]
     if not labs and not problems:
@@ -87,27 +87,27 @@ def examine(path: Path) -> Report:
     return Report(labs, tuple(problems))
 
 
-def _lab(number: str, versions: list[collect.Candidate]) -> Lab:
+def _lab(number: str, versions: list[submissions.Candidate]) -> Lab:
     """The newest version, which is the one that is graded."""
     lab, chosen = course.lab(number), versions[-1]
     title = f"{lab.number} {lab.title}"
     notes = (f"有 {len(versions)} 份，会评 {chosen.name}",) if len(versions) > 1 else ()
     try:
-        notebook = collect.read_notebook(chosen.read())
-    except (collect.Refused, collect.Unreadable) as problem:
+        notebook = notebook_file.read_notebook(chosen.read())
+    except (submissions.Refused, notebook_file.Unreadable) as problem:
         return Lab(title, chosen.name, str(problem), (), notes)
     given, titles = handout.read(lab), handout.titles(lab)
-    answers = collect.pick(given, notebook)
-    findings = tuple(_finding(titles[asked.name], asked, answers) for asked in given.exercises)
-    return Lab(title, chosen.name, "", findings, (*notes, *dict.fromkeys((*notebook.notes, *answers.notes))))
+    picked = answers.pick(given, notebook)
+    findings = tuple(_finding(titles[asked.name], asked, picked) for asked in given.exercises)
+    return Lab(title, chosen.name, "", findings, (*notes, *dict.fromkeys((*notebook.notes, *picked.notes))))
 
 
-def _finding(title: str, asked: handout.Asked, answers: collect.Answers) -> Finding:
-    target = answers.cell[asked.name]
+def _finding(title: str, asked: handout.Asked, picked: answers.Answers) -> Finding:
+    target = picked.cell[asked.name]
     if target is None:
         said = f"找不到这个练习的单元 (cell)，也没有函数 {asked.function}；从原来的笔记本里把这一格复制回来"
         return Finding(title, MISSING, said)
-    statements, error = slicing.plan(answers.code, target, [])
+    statements, error = slicing.plan(picked.code, target, [])
     if error:
         line = f"第 {error.lineno} 行" if error.lineno else ""
         return Finding(
@@ -115,7 +115,7 @@ def _finding(title: str, asked: handout.Asked, answers: collect.Answers) -> Find
         )
     if not any(asked.function in slicing.bound(statement) for _, statement in statements):
         return Finding(title, BROKEN, f"单元里没有定义函数 {asked.function}；函数名要与题目里的一样")
-    if collect.is_stub(answers.code[target]):
+    if answers.is_stub(picked.code[target]):
         return Finding(title, UNWRITTEN, "还没有写")
     return Finding(title, WRITTEN, "读到了答案")
 

@@ -6,7 +6,16 @@
 """
 
 from lab_utils.serving.adapter import AdapterError, preflight
-from lab_utils.serving.failure import ServerError
-from lab_utils.serving.server import Server, VllmMissing, healthy, serve
+from lab_utils.serving.failure import PortInUse, ServerError, VllmMissing
+from lab_utils.serving.server import Server, healthy, serve
 
-__all__ = ["AdapterError", "Server", "ServerError", "VllmMissing", "healthy", "preflight", "serve"]
+__all__ = [
+    "AdapterError",
+    "PortInUse",
+    "Server",
+    "ServerError",
+    "VllmMissing",
+    "healthy",
+    "preflight",
+    "serve",
+]

@@ -45,7 +45,7 @@ class Follower:
     def follow(self) -> SwiftError | None:
         """Run to the end; None after success, else the error. Interrupts are passed on."""
         environment = {**self.command.env, "PYTHONUNBUFFERED": "1"}
-        process = processes.start(self.command.argv, env=environment, log=self.log_path)
+        process = processes.start(self.command.argv, env=environment, log=self.log_path, name="swift")
         try:
             self.identity = processes.identity(process.pid)
             self._mark("running")

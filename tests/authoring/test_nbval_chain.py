@@ -52,6 +52,7 @@ def elsewhere(lab, edit, tmp_path) -> Path:
     return other
 
 
+@pytest.mark.slow
 def test_accepts_another_place_and_sees_a_changed_output(elsewhere):
     notebook = elsewhere / "solutions" / "90_mini.ipynb"
     accepted = _nbval(notebook, elsewhere)

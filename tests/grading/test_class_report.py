@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.cli import app
-from lab_utils.grading import collect, report, similarity
+from lab_utils.grading import notebook_file, report, similarity
 from lab_utils.grading.report import ReportError
 
 LAB = course.lab("00")
@@ -236,7 +236,7 @@ def test_like_answers_are_found_in_the_files_that_were_graded(tmp_path):
         path = folder / student / "00_quickstart.ipynb"
         path.parent.mkdir(parents=True)
         path.write_text(master.dumps(nb), encoding="utf-8")
-        rows.append(result(student, sha256=collect.digest(path.read_bytes())))
+        rows.append(result(student, sha256=notebook_file.digest(path.read_bytes())))
     (folder / "戊" / "00_quickstart.ipynb").write_text(master.dumps(master.load(master.student_path(LAB))))
     found = report.alike(rows, folder)
     assert [group.students for group, _ in found["00"]] == [("乙", "甲")]

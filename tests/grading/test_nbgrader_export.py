@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.cli import app
-from lab_utils.grading import collect, handout, nbgrader_course
+from lab_utils.grading import answers, handout, nbgrader_course, notebook_file
 
 LABS = [course.lab("00"), course.lab("01")]
 SOLUTIONS = {lab.name: {c.exercise: c.source for c in master.read(lab) if c.exercise} for lab in LABS}
@@ -76,7 +76,7 @@ def test_points_in_nbgraders_gradebook_are_the_manifests(api, lab):
 def test_our_collector_reads_nbgraders_release(api, exported):
     lab = LABS[0]
     data = (exported / "release" / lab.name / f"{lab.name}.ipynb").read_bytes()
-    picked = collect.pick(HANDOUTS[lab.name], collect.read_notebook(data))
+    picked = answers.pick(HANDOUTS[lab.name], notebook_file.read_notebook(data))
     assert None not in picked.cell.values() and not picked.notes
 
 

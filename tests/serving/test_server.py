@@ -10,11 +10,11 @@ from pathlib import Path
 
 import openai
 import pytest
+from lab_utils.serving.guard import session_members
 
 from lab_utils import export, models, serving
 from lab_utils.serving import clients, known_answer
 from lab_utils.serving import server as module
-from lab_utils.serving.guard import session_members
 from lab_utils.setup_environment import ROOT, find_vllm
 
 BASE = models.ASSETS / models.SHIPPED
