@@ -32,7 +32,7 @@ def _nbval(notebook: Path, root: Path) -> subprocess.CompletedProcess:
         notebook.name,
     ]
     return subprocess.run(
-        command + ["-p", "no:cacheprovider"],
+        [*command, "-p", "no:cacheprovider"],
         cwd=notebook.parent,
         env=dict(os.environ, LAB_ROOT=str(root), LAB_HEADLESS="1"),
         capture_output=True,
