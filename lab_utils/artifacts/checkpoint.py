@@ -47,14 +47,14 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> Path:
 
 def checkpoints(version: Path) -> list[Path]:
     """Complete checkpoints of one version of a run, by step. Raises NotFound when there is none."""
-    found = [
-        p
-        for p in version.glob("checkpoint-*")
-        if re.fullmatch(r"checkpoint-\d+", p.name) and is_checkpoint(p)
-    ]
-    if not found:
+    complete = {
+        int(path.name.split("-")[1]): path
+        for path in version.glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", path.name) and is_checkpoint(path)
+    }
+    if not complete:
         raise NotFound("没有完整的检查点 (checkpoint)", "请检查 save_steps 是否大于总步数", str(version))
-    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+    return [complete[step] for step in sorted(complete)]
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -66,8 +66,8 @@ def newest_version(folder: Path) -> Path | None:
     """`folder` itself if a run was written straight into it, else its newest `vN-date`, else None."""
     if is_version(folder):
         return folder
-    found = versions(folder)
-    return max(found, key=found.__getitem__) if found else None
+    numbered = versions(folder)
+    return max(numbered, key=numbered.__getitem__) if numbered else None
 
 
 def versions(folder: Path) -> dict[Path, int]:
@@ -83,8 +83,8 @@ def is_version(folder: Path) -> bool:
 
 def version_number(folder: Path) -> int | None:
     """N of `vN-20260101-120000` (also with `.failed` or `.interrupted` behind it)."""
-    found = re.fullmatch(r"v(\d+)-\d{8}-\d{6}(\.\w+)?", folder.name)
-    return int(found[1]) if found else None
+    match = re.fullmatch(r"v(\d+)-\d{8}-\d{6}(\.\w+)?", folder.name)
+    return int(match[1]) if match else None
 
 
 def status(version: Path) -> str:

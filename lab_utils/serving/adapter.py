@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab_utils.artifacts.folder import classify, resolve, tensor_shapes
+from lab_utils.artifacts import classify, resolve
+from lab_utils.artifacts.folder import tensor_shapes
 from lab_utils.errors import InvalidValue
 from lab_utils.linear_layers import PEFT_PREFIX
 

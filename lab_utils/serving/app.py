@@ -60,24 +60,31 @@ def create_app(
     """
     engine = Engine(model_folder, adapter, max_tokens, queue_size)
     name = name or Path(adapter or model_folder).name
-    created = int(time.time())
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI):
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         engine.close()
 
     app = FastAPI(title="transformers, one request at a time", lifespan=lifespan)
+    app.state.engine = engine
     app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes)
     app.add_exception_handler(StarletteHTTPException, lambda _, error: error_response(error))
     app.add_exception_handler(
         RequestValidationError, lambda _, error: error_response(validation_error(error))
     )
     app.add_exception_handler(Exception, lambda *_: error_response(failure()))
-    app.state.engine = engine
+    _add_routes(app, engine, name, secured=api_key is not None)
+    _document(app, name, max_tokens)
+    return app
+
+
+def _add_routes(app: FastAPI, engine: Engine, name: str, secured: bool) -> None:
+    """What the server answers; `secured`: its OpenAPI document says that a key is asked for."""
+    created = int(time.time())
     refusals: Responses = {"4XX": {"model": ErrorBody}}
     stream: Responses = {200: {"content": {"text/event-stream": {}}}}
-    key = [Security(HTTPBearer(auto_error=False))] if api_key else []
+    key = [Security(HTTPBearer(auto_error=False))] if secured else []
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -102,9 +109,6 @@ def create_app(
         if body.stream:
             return StreamingResponse(_events(chat), media_type="text/event-stream")
         return await _whole(chat)
-
-    _document(app, name, max_tokens)
-    return app
 
 
 def _document(app: FastAPI, name: str, max_tokens: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab_utils import processes, profile
-from lab_utils.artifacts.folder import model_folder
+from lab_utils.artifacts import model_folder
 from lab_utils.errors import InvalidValue
 from lab_utils.evaluation.candidate import Served, served
 from lab_utils.serving import clients, known_answer
@@ -88,6 +88,10 @@ class Server:
         """What it serves as `name`, for `export.parity`."""
         return served(self.base_url, name, self.api_key)
 
+    def candidates(self) -> dict[str, Served]:
+        """All that it serves, by name."""
+        return {name: self.candidate(name) for name in self.names}
+
     def stop(self) -> None:
         """End every process of the server and free its port; does nothing when that is done already."""
         self.process.stop()
@@ -110,14 +114,12 @@ def serve(
     check: bool = True,
     **flags,
 ) -> Server:
-    """Start vLLM with `model`, and LoRA `adapters` beside it (name -> adapter or run folder); return when it
-    answers, and answers right.
+    """Start vLLM with `model` and LoRA `adapters` (name -> adapter or run folder); return when it answers right.
 
     `model`: a folder, a run folder of a full training, or a name of `lab_utils.models`; it is served as
     `name`, by default the folder's. `port`: a free one by default. `api_key`: a random one by default.
-    `dtype`: by default that of the profile, and float32 instead should its answers be wrong. `log`: file
-    for what vLLM prints. `check`: compare its answers with those of transformers, `known_answer.compare`.
-    `flags` are vLLM's own, with underscores: `max_model_len=1024`.
+    `dtype`: by default that of the profile, and float32 instead should its answers be wrong. `log`: file for what
+    vLLM prints. `check`: compare its answers with those of transformers. `flags`: vLLM's, as `max_model_len=1024`.
 
     Raises VllmMissing; AdapterError for an adapter that can't be served; PortInUse; InvalidValue for two models
     of one name; ServerError with the cause from the log when it doesn't come up within `start_seconds`, and when
@@ -128,9 +130,7 @@ def serve(
     name = name or folder.name
     passed = {nickname: preflight(source, folder) for nickname, source in (adapters or {}).items()}
     if name in passed:
-        raise InvalidValue(
-            f"底座和适配器都叫 {name!r}，而请求用名字选模型，名字不能重复", "请给适配器换个名字"
-        )
+        raise InvalidValue(f"底座和适配器都叫 {name!r}，而请求用名字选模型", "请给适配器换个名字")
     require_free(port)
     env = vllm_environment(version) | {KEY: api_key or secrets.token_urlsafe(16)}
     for kind in dict.fromkeys([dtype] if dtype else [profile.current().torch_dtype, "float32"]):
@@ -139,8 +139,7 @@ def serve(
         server = Server(argv, env, chosen_port, [name, *passed], kind, log)
         try:
             wait_until_healthy(server, start_seconds)
-            candidates = {each: server.candidate(each) for each in server.names}
-            wrong = known_answer.compare(candidates, folder, passed, kind) if check else None
+            wrong = known_answer.compare(server.candidates(), folder, passed, kind) if check else None
         except BaseException:
             server.stop()
             raise

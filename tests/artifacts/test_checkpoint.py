@@ -104,9 +104,9 @@ def test_half_written_checkpoint_is_no_checkpoint(tmp_path):
         swift.find_checkpoint(tmp_path)
 
 
-def test_never_a_base_model(tmp_path, tiny_model):
+def test_never_a_base_model(tmp_path, base):
     with pytest.raises(FileNotFoundError, match="不是训练结果"):
-        swift.find_checkpoint(tiny_model)
+        swift.find_checkpoint(base)
     with pytest.raises(FileNotFoundError, match="没有训练结果"):
         swift.find_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match="没有这个文件夹"):

@@ -10,6 +10,9 @@ from lab_utils import export, models
 from lab_utils.export.convert_gguf import pre_tokenizer
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def gguf(merged, tmp_path_factory):
     return export.to_gguf(merged, tmp_path_factory.mktemp("gguf") / "poet.gguf", "f32")

@@ -33,6 +33,7 @@ def test_by_peft_is_the_formula(base, adapter, merged):
     assert any(not torch.equal(weights(merged)[name], weight) for name, weight in weights(base).items())
 
 
+@pytest.mark.slow
 def test_by_swift_is_the_same(base, adapter, merged, tmp_path):
     other = export.merge(base, adapter, tmp_path / "by-swift", by="swift")
     assert_same(weights(other), weights(merged), 0)
