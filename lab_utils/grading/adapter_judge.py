@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lab_utils import models
+from lab_utils.linear_layers import PEFT_PREFIX
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LIMITS = {CONFIG: 64 * 2**10, WEIGHTS: 16 * 2**20}
@@ -279,8 +280,8 @@ def expected_shapes(rank: int, targets: tuple[str, ...]) -> dict[str, tuple[int,
     shapes = {}
     for name, module in _base()[0].named_modules():
         if name.rpartition(".")[2] in targets:
-            shapes[f"base_model.model.{name}.lora_A.weight"] = (rank, module.in_features)
-            shapes[f"base_model.model.{name}.lora_B.weight"] = (module.out_features, rank)
+            shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, module.in_features)
+            shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (module.out_features, rank)
     return shapes
 
 
