@@ -143,9 +143,7 @@ def _candidate(side: Side, dtype: str) -> Candidate:
     if isinstance(side, tuple):
         model, adapter = side
         return local(model, adapter, dtype)
-    if isinstance(side, (str, Path)):
-        return local(side, dtype=dtype)
-    return side
+    return local(side, dtype=dtype) if isinstance(side, (str, Path)) else side
 
 
 def _prompt_difference(a: list[list[int]], b: list[list[int]]) -> Difference | None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lab_utils.checks.frame import Case, Check, Output, run, value_key
+from lab_utils.checks.compare import value_key
+from lab_utils.checks.frame import Case, Check, Output, run
 from tests.checks.every import CHECKS, NAMES
 
 SEEDS = range(5)
