@@ -117,7 +117,7 @@ def session_members(session: int) -> list[int]:
     Processes that are dead but not yet waited for are left out.
     """
     table = _process_table()
-    members = {pid for pid, (_, _, own) in table.items() if own == session}
+    members = {pid for pid, (_, _, its_session) in table.items() if its_session == session}
     more = members
     while more:
         more = {pid for pid, (_, parent, _) in table.items() if parent in more} - members

@@ -39,7 +39,7 @@ class Process:
     """
 
     def __init__(self, popen: subprocess.Popen, log_path: Path, scratch: Path):
-        self._popen, self._owner = popen, os.getpid()
+        self._popen, self._owner, self._ended = popen, os.getpid(), False
         self.pid, self.log_path, self.scratch = popen.pid, log_path, scratch
         atexit.register(self.stop)
 
@@ -73,7 +73,7 @@ class Process:
 
     def follow(self, poll: float = POLL) -> Iterator[str]:
         """What it prints, from the beginning, as it comes: a piece of text, maybe an empty one, at least every
-        `poll` seconds, and the rest when it has ended. Nobody need read on: it isn't held up."""
+        `poll` seconds, and the rest when it has ended. A reader that stops reading doesn't hold it up."""
         file, decoder = GrowingFile(self.log_path), codecs.getincrementaldecoder("utf-8")("replace")
         while self.running:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -90,8 +90,8 @@ class Process:
 
         A fork of the process that started it leaves it alone.
         """
-        if os.getpid() != self._owner:
-            return
+        if self._ended or os.getpid() != self._owner:
+            return  # once ended, its id may be that of another's session
         atexit.unregister(self.stop)
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGTERM)
@@ -103,6 +103,7 @@ class Process:
         guard.end_session(self.pid)  # there is something to do only when the guard was killed or is stuck
         self._popen.wait()
         shutil.rmtree(self.scratch, ignore_errors=True)
+        self._ended = True
 
 
 def start(

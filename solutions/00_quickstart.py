@@ -77,9 +77,9 @@ print(complete(tuned, tokenizer, [prompt])[0].text)
 from IPython.display import HTML
 
 from lab_utils import plots
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 
-rows = [row for row in eval_prompts(per_form=48) if row["form"] == "五言绝句"]
+rows = [row for row in held_out_questions(per_form=48) if row["form"] == "五言绝句"]
 prompts = [chat_prompt(tokenizer, row["messages"][0]["content"]) for row in rows]
 before = [c.text for c in complete(base, tokenizer, prompts)]
 after = [c.text for c in complete(tuned, tokenizer, prompts)]

@@ -235,15 +235,15 @@ course.record(als_best_rank=best, als_rmse=min(unseen), als_baseline_rmse=baseli
 
 # %%
 from lab_utils import linear_layers, models, profile
-from lab_utils.training import loop
-from lab_utils.data import formats
+from lab_utils.data.batches import collate, encode_rows
+from lab_utils.data.jsonl import read_jsonl
 
 base, tokenizer = models.load(models.SHIPPED)
 base = base.to(profile.current().device)
-rows = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
+rows = read_jsonl(course.dataset("verse_sft") / "train.jsonl")
 rows = [row for row in rows if row["form"] == "五言绝句"]
-train = loop.encode_rows(tokenizer, rows[:-64])
-held_out = loop.encode_rows(tokenizer, rows[-64:])
+train = encode_rows(tokenizer, rows[:-64])
+held_out = encode_rows(tokenizer, rows[-64:])
 print(f"训练 {len(train)} 行，留出 {len(held_out)} 行，{len(linear_layers.linear_weights(base))} 个线性层")
 
 # %% [markdown]
@@ -253,6 +253,9 @@ print(f"训练 {len(train)} 行，留出 {len(held_out)} 行，{len(linear_layer
 import copy
 import time
 
+from lab_utils.evaluation.loss import answer_loss, held_out_loss
+from lab_utils.training import loop
+
 STEPS, BATCH = 40, 8
 clock = time.process_time if base.device.type == "cpu" else time.perf_counter
 
@@ -261,9 +264,9 @@ def timed_training(model, learning_rate, progress=False):
     began = clock()
     losses = loop.train(model, train, STEPS, learning_rate, BATCH, progress=progress)
     seconds = clock() - began
-    return losses, loop.held_out_loss(model, held_out), seconds
+    return losses, held_out_loss(model, held_out), seconds
 
-loss_base = loop.held_out_loss(base, held_out)
+loss_base = held_out_loss(base, held_out)
 full = copy.deepcopy(base).requires_grad_(True)
 full_run = timed_training(full, 5e-4, progress=True)
 print(f"留出数据的损失：微调前 {loss_base:.3f}，微调后 {full_run[1]:.3f}")
@@ -313,7 +316,7 @@ loss_kept = []
 for k in kept:
     patched = copy.deepcopy(base)
     lowrank.apply_change(patched, change, k)
-    loss_kept.append(loop.held_out_loss(patched, held_out))
+    loss_kept.append(held_out_loss(patched, held_out))
 gain = loss_base - full_run[1]
 for k, loss in zip(kept, loss_kept):
     print(f"k={k:3d}：损失 {loss:.3f}，保住了提升的 {(loss_base - loss) / gain:.0%}")
@@ -450,13 +453,13 @@ print(tuned.model.layers[0].self_attn.q_proj)
 # **先猜一猜**：还没训练，注入前后的输出相差多少？第 0 步，A 和 B 的梯度 (gradient) 哪一个是零？
 
 # %% tags=["volatile"]
-batch = loop.collate(held_out[:8], tokenizer.pad_token_id)
+batch = collate(held_out[:8], tokenizer.pad_token_id)
 batch = {name: values.to(base.device) for name, values in batch.items()}
 inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 with torch.no_grad():
     exact = torch.equal(base(**inputs).logits, tuned(**inputs).logits)
 print(f"第 0 步，输出与基座逐位相等：{exact}")
-loop.answer_loss(tuned, batch).backward()
+answer_loss(tuned, batch).backward()
 layer = tuned.model.layers[0].self_attn.q_proj
 print(f"A 的梯度最大 {layer.lora_A.grad.abs().max():.1g}，B 的梯度最大 {layer.lora_B.grad.abs().max():.1g}")
 course.record(step_zero_equal=exact)
@@ -544,7 +547,7 @@ from lab_utils.evaluation import intervals
 
 def row_losses(model):
     """每一行留出数据的损失。"""
-    return [loop.held_out_loss(model, [row]) for row in held_out]
+    return [held_out_loss(model, [row]) for row in held_out]
 
 full_rows = row_losses(full)
 gaps = {}

@@ -480,9 +480,9 @@ widgets.nf4_explorer(down)
 # - **同选**：量化前后，最可能的下一个词元相同的比例。
 
 # %%
-from lab_utils.data import formats
+from lab_utils.data.jsonl import read_jsonl
 
-poems = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32]
+poems = read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32]
 texts = [f"{p['form']}《{p['theme']}》\n{p['messages'][1]['content']}<|endoftext|>" for p in poems]
 verses = tokenizer(texts, return_tensors="pt", padding=True)
 print(f"{len(texts)} 首诗，{int(verses.attention_mask.sum()):,} 个词元")
@@ -796,7 +796,7 @@ for optimizer in ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"):
 # %% tags=["volatile"]
 from lab_utils import compression
 
-rows = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
+rows = read_jsonl(course.dataset("verse_sft") / "train.jsonl")
 examples = compression.poem_examples(tokenizer, rows)
 held_out, training = examples[:32], examples[32:]
 shrunk = {

@@ -26,10 +26,12 @@ print(f"底座 {recipe.model}，{recipe.quant_bits} 位量化，LoRA 秩 r={reci
 # %%
 import json
 
-from lab_utils.data import formats
+from lab_utils.data.jsonl import DataError, read_jsonl
+from lab_utils.data.loss_mask import supervised
+from lab_utils.data.validate import validate_messages
 
 train_file = course.dataset("verse_sft") / "train.jsonl"
-rows = formats.read_jsonl(train_file)
+rows = read_jsonl(train_file)
 print(f"{len(rows)} 行，第一行是：")
 print(json.dumps(rows[0], ensure_ascii=False, indent=1))
 
@@ -40,7 +42,7 @@ print(json.dumps(rows[0], ensure_ascii=False, indent=1))
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(model_folder)
-formats.validate_messages(train_file, tokenizer, recipe.max_length)
+validate_messages(train_file, tokenizer, recipe.max_length)
 
 # %% [markdown]
 # ### 模型看到的是词元和标签
@@ -54,7 +56,7 @@ from IPython.display import HTML
 
 from lab_utils import plots
 
-pairs = formats.supervised(tokenizer, rows[0]["messages"])
+pairs = supervised(tokenizer, rows[0]["messages"])
 HTML(plots.token_mask([token for token, _ in pairs], [learned for _, learned in pairs]))
 
 # %% [markdown]
@@ -121,9 +123,9 @@ checks.ROWS_WITHOUT_LABELS(rows_without_labels)
 # 判定标准：**要哪种诗体就是哪种诗体**（句数和每句的字数都对），而且**自己停下来**（输出了结束符）。
 
 # %% tags=["volatile"]
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 
-exam = eval_prompts(per_form=setting.eval_themes // 4)
+exam = held_out_questions(per_form=setting.eval_themes // 4)
 exam_file = output / "exam.jsonl"
 exam_file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exam), "utf-8")
 asking = dict(
@@ -394,7 +396,7 @@ lines[16] = lines[16].replace('"role"', '"role', 1)
 broken.write_text("\n".join(lines) + "\n", "utf-8")
 try:
     swift.run(swift.sft_command(recipe, setting, broken, output / "broken"))
-except formats.DataError as error:
+except DataError as error:
     print(error)
 
 # %% [markdown]
@@ -403,7 +405,7 @@ except formats.DataError as error:
 # %%
 try:
     swift.run(swift.sft_command(recipe, setting, train_file, output / "short", max_length=16))
-except formats.DataError as error:
+except DataError as error:
     print("\n".join(str(error).splitlines()[:4]))
 
 # %% [markdown]

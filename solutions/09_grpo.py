@@ -387,7 +387,7 @@ REWARDS, WEIGHTS = [rewards.theme_in_form, rewards.verse_rhyme], [1.0, 0.25]
 
 def sit_exam(policy):
     """答一遍考卷；`reward` 一列是这一课要提高的可验证奖励。"""
-    table = verse_exam.sit(policy, tokenizer, exam, max_new_tokens=40)
+    table = verse_exam.evaluate_policy(policy, tokenizer, exam, max_new_tokens=40)
     scores = [f(table["text"].tolist(), **columns) for f in REWARDS]
     return table.assign(in_form=scores[0], reward=[sum(w * s for w, s in zip(WEIGHTS, row)) for row in zip(*scores)])
 
@@ -408,7 +408,7 @@ before[["form", "rhyme", "theme", "tone", "reward"]].mean().round(3)
 # %%
 import copy
 
-from lab_utils.training import grpo
+from lab_utils.training import grpo, history
 from transformers import PrinterCallback
 
 prompts = grpo.dataset(verse_exam.questions("reward", 160, FORMS))
@@ -426,7 +426,7 @@ def train(model, functions, weights, keep, **other):
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     names = [function.__name__ for function in functions]
-    return grpo.frame(trainer.state.log_history, dict(zip(names, weights)))
+    return history.reward_steps(trainer.state.log_history, dict(zip(names, weights)))
 
 # %% [markdown]
 # **先猜一猜**：这个奖励没有上限，也不问形式。模型会怎么做？
@@ -492,7 +492,7 @@ print(f"{len(log)} 步，用时 {seconds:.0f} 秒（处理器时间 {cpu:.0f} �
 plots.curve(log, "reward", "补好的奖励：一批题目上的平均奖励在上升", "奖励（满分 1.25）", smooth=8);
 
 # %% [markdown]
-# 每一步抽到的题不同，所以浅色线在抖；看移动平均 (moving mean)。另有一处小心：TRL 用加权的和去学，日志里的 `reward` 一列却是不加权的和，`grpo.frame` 已经按权重重算。再看第 1 步的损失和梯度，正是第 3 节说的那种 0：
+# 每一步抽到的题不同，所以浅色线在抖；看移动平均 (moving mean)。另有一处小心：TRL 用加权的和去学，日志里的 `reward` 一列却是不加权的和，`history.reward_steps` 已经按权重重算。再看第 1 步的损失和梯度，正是第 3 节说的那种 0：
 
 # %% tags=["volatile"]
 columns_shown = ["step", "loss", "grad_norm", "frac_reward_zero_std", "reward", "theme_in_form", "verse_rhyme"]
@@ -511,8 +511,8 @@ after = sit_exam(tuned)
 names = {"form": "形式", "rhyme": "押韵", "theme": "切题", "tone": "平仄",
          "in_form": "theme_in_form", "reward": "可验证的奖励（加权和）"}
 for mark, name in names.items():
-    print(f"{name}：{before[mark].mean():.3f} → {after[mark].mean():.3f}，变化 {verse_exam.change(before, after, mark)}")
-gain = verse_exam.change(before, after, "reward")
+    print(f"{name}：{before[mark].mean():.3f} → {after[mark].mean():.3f}，变化 {verse_exam.paired_change(before, after, mark)}")
+gain = verse_exam.paired_change(before, after, "reward")
 share = gain.value / before["reward"].mean()
 print(f"\n奖励提高了原来的 {share:.0%}；区间不含 0：{gain.excludes(0)}")
 
@@ -520,7 +520,7 @@ print(f"\n奖励提高了原来的 {share:.0%}；区间不含 0：{gain.excludes
 shown = ("form", "rhyme", "theme", "good")
 titles = dict(zip(shown, ("形式", "押韵", "切题", "三样都好")))
 tables = {"训练前": before, "作弊的奖励": cheated, "补好的奖励": after}
-marks = {name: verse_exam.rates(table, shown) for name, table in tables.items()}
+marks = {name: verse_exam.mark_rates(table, shown) for name, table in tables.items()}
 bars = {titles[m]: {name: marks[name][m] for name in tables} for m in shown}
 plots.rates(bars, "同一份考卷：训练前、作弊、补好之后", "平均得分")
 course.record(
@@ -584,7 +584,7 @@ print(command)
 
 # %% tags=["volatile"]
 done = swift.run(command)
-swift_log = grpo.frame(done.log.to_dict("records"))
+swift_log = history.reward_steps(done.log.to_dict("records"))
 swift_log[["step", "loss", "grad_norm", "frac_reward_zero_std", "reward", "theme_in_form", "verse_rhyme"]].round(4)
 
 # %% [markdown]

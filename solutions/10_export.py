@@ -26,11 +26,11 @@ print(f"底座 {base.name}，第 05 课的适配器 {adapter.name}")
 # 先做一次很短的训练：只走 2 步，只为看它留下什么。这一次让它把优化器的状态 (optimizer state) 也存下来，这是许多教程的默认做法。
 
 # %% tags=["volatile"]
-from lab_utils.data import formats
+from lab_utils.data.jsonl import read_jsonl, write_jsonl
 
 recipe = profile.RECIPES["cpu"]["verse"]
 few = output / "few.jsonl"
-formats.write_jsonl(few, formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32])
+write_jsonl(few, read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32])
 keep_all = dict(max_steps=2, save_strategy="steps", save_steps=2, save_only_model=False)
 trained = swift.run(swift.sft_command(recipe, setting, few, output / "short", **keep_all))
 print(f"用时 {trained.seconds:.0f} 秒")
@@ -205,10 +205,10 @@ def drift(reference: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
 checks.DRIFT(drift)
 
 # %% tags=["volatile"]
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 from lab_utils.evaluation.drift import answer_logits
 
-exam = eval_prompts(per_form=13)[:50]
+exam = held_out_questions(per_form=13)[:50]
 prompts = [row["messages"] for row in exam]
 length = 90
 reference = export.local(base, adapter)

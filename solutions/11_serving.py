@@ -460,9 +460,9 @@ else:
 # “回答看起来不错”不是证据。第 10 课的闸门 (parity gate) 把服务器和 transformers 放在一起，逐条比三样：提示词的词元、下一个词元的对数概率、贪心解码的文字。50 条提示，一条也不能差。
 
 # %% tags=["volatile"]
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 
-questions = [row["messages"][0]["content"] for row in eval_prompts(per_form=13)][:50]
+questions = [row["messages"][0]["content"] for row in held_out_questions(per_form=13)][:50]
 tuned = export.local(base, adapter, dtype=setting.torch_dtype)
 if server:
     gate = export.parity(tuned, server.candidate("poet"), questions, dtype=setting.torch_dtype)
@@ -674,7 +674,7 @@ checks.PERCENTILE(percentile)
 # %% tags=["volatile"]
 from lab_utils.serving import load
 
-crowd = [row["messages"][0]["content"] for row in eval_prompts(per_form=8)]
+crowd = [row["messages"][0]["content"] for row in held_out_questions(per_form=8)]
 loads = {1: crowd[:4], 8: crowd[:8], 32: crowd}
 NAIVE, BATCHED, VLLM = "包装（一次一个）", "transformers 批处理", "vLLM"
 

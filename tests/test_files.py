@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab_utils.files import atomic_file, atomic_folder, write_atomic
+from lab_utils.files import GrowingFile, atomic_file, atomic_folder, write_atomic
 
 
 def test_atomic_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -63,3 +63,16 @@ def test_a_file_made_by_another_program_appears_whole(tmp_path):
         break_off(atomic_file, file)
     assert file.read_text() == "weights"
     assert [p.name for p in file.parent.iterdir()] == ["model.gguf"]
+
+
+def test_of_a_growing_file_each_look_reads_what_is_new(tmp_path):
+    path = tmp_path / "log"
+    file = GrowingFile(path)
+    assert file.read_new() == b""
+    for text in ("春".encode()[:2], "春".encode()[2:] + b"\n"):
+        with path.open("ab") as out:
+            out.write(text)
+        assert file.read_new() == text
+        assert file.read_new() == b""
+    path.write_bytes(b"new")
+    assert file.read_new() == b"new"

@@ -6,8 +6,8 @@ import time
 import torch
 from torch import Tensor
 
-from lab_utils.training import loop
-from lab_utils.training.loop import Example, held_out_loss
+from lab_utils.data.batches import Example, collate
+from lab_utils.evaluation.loss import held_out_loss, perplexity
 
 INDEX_BYTES = 4
 """Bytes of one index of a sparse matrix (int32)."""
@@ -23,7 +23,7 @@ def compare(models: dict, examples: list[Example], repeats: int = 5):
     """
     import pandas as pd
 
-    batch = loop.collate(examples[:32], pad_id=0)
+    batch = collate(examples[:32], pad_id=0)
     fastest = dict.fromkeys(models, math.inf)
     with torch.no_grad():
         for _ in range(repeats):
@@ -35,7 +35,7 @@ def compare(models: dict, examples: list[Example], repeats: int = 5):
     rows = []
     for name, model in models.items():
         loss = held_out_loss(model, examples)
-        row = {"model": name, **weight_counts(model), "loss": loss, "perplexity": math.exp(loss)}
+        row = {"model": name, **weight_counts(model), "loss": loss, "perplexity": perplexity(loss)}
         rows.append({**row, "time": fastest[name] / first})
     return pd.DataFrame(rows)
 

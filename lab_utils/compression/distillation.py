@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lab_utils.data.batches import Example
 from lab_utils.data.loss_mask import IGNORE, make_labels
 from lab_utils.errors import InvalidValue
 from lab_utils.training import loop
-from lab_utils.training.loop import Example
 
 
 def poem_examples(tokenizer, rows: Sequence[dict]) -> list[Example]:

@@ -74,11 +74,9 @@ def llama_cpp(file: str | Path) -> Iterator["LlamaCpp"]:
         server = xllamacpp.Server(settings)
     except Exception as error:  # the binding has no class of its own
         raise Unavailable(f"llama.cpp 读不了 {file.name}：{error}", "请重新转换") from error
-    candidate = LlamaCpp(server.listening_address, file.name)
     try:
-        yield candidate
+        yield LlamaCpp(server.listening_address, file.name)
     finally:
-        candidate.http.close()
         del server  # stops it
 
 
@@ -88,9 +86,10 @@ class LlamaCpp(Served):
     in_flight = 1
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        text = self._post("/apply-template", {"messages": messages})["prompt"]
-        body = {"content": text, "add_special": True, "parse_special": True}
-        return self._post("/tokenize", body)["tokens"]
+        with self._connect() as http:
+            text = self._post(http, "/apply-template", {"messages": messages})["prompt"]
+            body = {"content": text, "add_special": True, "parse_special": True}
+            return self._post(http, "/tokenize", body)["tokens"]
 
     def next_logprobs(self, batch: Sequence[list[int]]) -> list[dict[int, float]]:
         answers = self._complete(batch, 1, {"logprobs": TOP})

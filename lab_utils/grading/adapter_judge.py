@@ -337,7 +337,7 @@ def _base_passes(questions: int) -> tuple[float, ...]:
 
 def _passes(model, questions: int) -> tuple[float, ...]:
     """1.0 for each held-out question answered in the right form and ended, else 0.0; greedy, so always the same."""
+    from lab_utils.evaluation.verse_exam import evaluate_policy
     from lab_utils.evaluation.verse_exam import questions as draw
-    from lab_utils.evaluation.verse_exam import sit
 
-    return tuple(sit(model, _base()[1], draw("eval", questions), temperature=0.0)["form"].tolist())
+    return tuple(evaluate_policy(model, _base()[1], draw("eval", questions), temperature=0.0)["form"].tolist())

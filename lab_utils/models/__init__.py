@@ -7,13 +7,15 @@ ModelScope or Hugging Face. What is already on the disk is used without touching
 - `path`, `local`, `shipped_adapter`: the folder of one (`folders`);
 - `missing_files`, `folder_bytes`: what a folder holds (`contents`);
 - `HUBS`, `sources_reachable`: where the rest comes from (`hub`, and `gguf` for wheels);
-- `load`, `quiet`: the model by transformers (`loading`); `generation` lets it write.
+- `load`, `quiet`: the model by transformers (`loading`); `generation` lets it write;
+- `random`: a model of any architecture with random weights, for speed and memory.
 """
 
 from lab_utils.models.contents import folder_bytes, missing_files
 from lab_utils.models.folders import local, path, shipped_adapter
 from lab_utils.models.hub import HUBS, sources_reachable
 from lab_utils.models.loading import load, quiet
+from lab_utils.models.random import random
 from lab_utils.models.registry import (
     ASSETS,
     REGISTRY,
@@ -45,6 +47,7 @@ __all__ = [
     "missing_files",
     "path",
     "quiet",
+    "random",
     "shipped_adapter",
     "sources_reachable",
 ]

@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 
 from lab_utils import verse
-from lab_utils.data.builders.verse_sft import eval_prompts
 from lab_utils.evaluation.intervals import Interval, bootstrap
+from lab_utils.evaluation.verse_exam import held_out_questions
 from lab_utils.models.generation import chat_prompt, complete
 
 SAMPLES = 200
@@ -30,7 +30,7 @@ def measure(model, tokenizer, parts, dropped: dict[str, int]) -> dict:
     right = [(c.text.strip(), form) for c, form in zip(titled, forms, strict=True) if form]
     verdicts = [verse.check(text, form) for text, form in right]
     quatrains = [v for v in verdicts if len(v.lines) == 4]
-    rows = eval_prompts(per_form=50)
+    rows = held_out_questions(per_form=50)
     chats = complete(
         model, tokenizer, [chat_prompt(tokenizer, r["messages"][0]["content"]) for r in rows], 96
     )

@@ -1,5 +1,9 @@
 """Run ms-swift from a notebook: build a command, follow it, read what it left, translate old ones.
 
+`command` and `sft_command` build a `Command`; `run` follows it to its end and gives a `Run`, or raises SwiftError
+with the likely cause; `infer_file` lets a model answer a file; `encode` shows what a row becomes; `translate`
+rewrites commands of ms-swift 2.x and 3.x.
+
 >>> from lab_utils import swift
 >>> cmd = swift.command("sft", model=folder, dataset="train.jsonl", output_dir="output", …)
 >>> print(cmd)

@@ -67,7 +67,7 @@ PATTERNS: list[tuple[str, Cause]] = [
         Cause(
             "empty",
             "没有一行数据留下来：全部因太长或格式不对被丢弃，或者没有要学习的词元（labels 全是 -100）",
-            "用 lab_utils.data.formats.validate_messages 检查数据；把 max_length 调大",
+            "用 lab_utils.data.validate.validate_messages 检查数据；把 max_length 调大",
         ),
     ),
     (

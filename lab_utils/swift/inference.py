@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab_utils.data.formats import read_jsonl
+from lab_utils.data.jsonl import read_jsonl
 from lab_utils.models.generation import end_ids
 from lab_utils.swift import failure
 from lab_utils.swift.build import command

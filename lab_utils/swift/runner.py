@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from lab_utils.artifacts import checkpoint
-from lab_utils.data.formats import validate_messages
+from lab_utils.data.validate import validate_messages
 from lab_utils.errors import InvalidValue
 from lab_utils.swift.build import Command
 from lab_utils.swift.follow import TRAINING, Follower

@@ -3,7 +3,7 @@
 TRANSFORMERS_NAME = "沿用 transformers 的命名"
 FROM_3 = "3.0 起改名"
 PREFIXED = "3.0 起加上推理后端的前缀"
-ONE_NAME = "各种微调方法（tuner）共用一个参数"
+ONE_NAME = "各种微调方法 (tuner) 共用一个参数"
 COMPATIBLE = "2.x 为兼容更早版本而留的旧名，3.0 起移除"
 
 # old name -> (new name, why)
@@ -42,7 +42,7 @@ RENAMED: dict[str, tuple[str, str]] = {
     "lora_modules": ("adapters", "3.0 起统一由 adapters 指定"),
     "vllm_lora_modules": ("adapters", "3.0 起统一由 adapters 指定"),
     "merge_lora_and_save": ("merge_lora", COMPATIBLE),
-    "result_dir": ("result_path", "3.0 起指定结果文件（jsonl），不再指定文件夹"),
+    "result_dir": ("result_path", "3.0 起指定结果文件 (jsonl)，不再指定文件夹"),
     "deepspeed_config_path": ("deepspeed", COMPATIBLE),
     "device_map_config": ("device_map", FROM_3),
     "device_map_config_path": ("device_map", COMPATIBLE),

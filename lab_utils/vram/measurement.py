@@ -87,11 +87,17 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def measured_step(
-    folder: str | Path, method: str, seq_len: int, batch_size: int, *, device: str = "cpu", **setting
+    source: str | Path | Callable[[], Any],
+    method: str,
+    seq_len: int,
+    batch_size: int,
+    *,
+    device: str = "cpu",
+    **setting,
 ) -> Peak:
-    """Load the model in `folder`, run one step of `method` on random tokens, and measure it.
+    """Load the model in the folder `source`, run one step of `method` on random tokens, and measure it.
 
-    A short step comes before the measured one, so that the optimizer's states are there, as in the middle of a
+    `source` may be a function that makes the model instead, for QLoRA already in 4 bit, as `models.random` can. A short step comes before the measured one, so that the optimizer's states are there, as in the middle of a
     training. setting: fields of `Setting`; dtype is float32 unless it is given. Other arguments as for
     `training_step`, whose errors it raises. The peak doesn't count the tensors that were alive before.
     """
@@ -102,7 +108,7 @@ def measured_step(
     others = 0 if device == "cpu" else torch.cuda.memory_allocated(device)
     gc.freeze()  # what is there already, `live_bytes` won't see
     try:
-        step = training_step(folder, method, chosen, device)
+        step = training_step(source, method, chosen, device)
         step(1, min(8, seq_len))
         peak = measure(lambda: step(batch_size, seq_len), device)
     finally:
@@ -111,9 +117,9 @@ def measured_step(
 
 
 def training_step(
-    folder: str | Path, method: str, setting: Setting, device: str = "cpu"
+    source: str | Path | Callable[[], Any], method: str, setting: Setting, device: str = "cpu"
 ) -> Callable[[int, int], None]:
-    """The model in `folder` loaded, as a function of (batch, seq) that runs one step of `method` on random tokens.
+    """The model in the folder `source`, or made by it, as a function of (batch, seq) that runs one step of `method` on random tokens.
 
     Full; LoRA by peft; QLoRA by bitsandbytes in NF4 and peft; inference reads a prompt into a cache. The
     optimizer is `adamw` (fused) or `sgd`, and NF4 has transformers' blocks of 64. On the CPU 4-bit layers of
@@ -121,7 +127,7 @@ def training_step(
     run here.
     """
     _require_measurable(method, setting)
-    return _step(load_model(folder, method, setting, device), method, setting, device)
+    return _step(load_model(source, method, setting, device), method, setting, device)
 
 
 def _require_measurable(method: str, setting: Setting) -> None:
@@ -131,26 +137,12 @@ def _require_measurable(method: str, setting: Setting) -> None:
     require_choice("实测的分块大小 (block_size)", setting.block_size, (64,))
 
 
-def load_model(folder: str | Path, method: str, setting: Setting, device: str = "cpu") -> Any:
-    """The model in `folder` as `method` trains it."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
+def load_model(
+    source: str | Path | Callable[[], Any], method: str, setting: Setting, device: str = "cpu"
+) -> Any:
+    """The model in the folder `source`, or made by it, as `method` trains it."""
     models.quiet()
-    dtype = getattr(torch, setting.dtype)
-    four_bit = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=setting.double_quant,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=setting.attention,
-        device_map=device,
-        quantization_config=four_bit if method == "qlora" else None,
-    )
+    model = source() if callable(source) else _from_folder(source, method, setting, device)
     if setting.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if method in ("lora", "qlora"):
@@ -159,6 +151,27 @@ def load_model(folder: str | Path, method: str, setting: Setting, device: str = 
         targets = setting.targets if isinstance(setting.targets, str) else list(setting.targets)
         model = get_peft_model(model, LoraConfig(r=setting.r, target_modules=targets, task_type="CAUSAL_LM"))
     return model.train(method != "inference")
+
+
+def _from_folder(folder: str | Path, method: str, setting: Setting, device: str) -> Any:
+    """The model in `folder`, in 4 bit for QLoRA."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = getattr(torch, setting.dtype)
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=setting.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=setting.attention,
+        device_map=device,
+        quantization_config=four_bit if method == "qlora" else None,
+    )
 
 
 def _step(model, method: str, setting: Setting, device: str) -> Callable[[int, int], None]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lab_utils import course, models
-from lab_utils.data import formats
+from lab_utils.data import jsonl
 
 
 @pytest.fixture
@@ -42,4 +42,4 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def rows():
-    return formats.read_jsonl(course.root() / "datasets" / "verse_sft" / "train.jsonl")[:12]
+    return jsonl.read_jsonl(course.root() / "datasets" / "verse_sft" / "train.jsonl")[:12]

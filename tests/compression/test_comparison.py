@@ -5,8 +5,8 @@ import math
 import pytest
 
 from lab_utils import compression
+from lab_utils.evaluation.loss import held_out_loss
 from lab_utils.linear_layers import linear_weights
-from lab_utils.training import loop
 
 
 def test_sizes_count_tied_weights_once_and_sparse_ones_as_csr(untouched):
@@ -42,7 +42,7 @@ def test_the_shipped_model_loses_little_by_neurons_and_much_by_rank(shipped, row
     table = compression.compare(made, held_out, repeats=1).set_index("model")
     assert list(table.columns) == ["parameters", "nonzero", "mib", "sparse_mib", "loss", "perplexity", "time"]
     for name, model in made.items():
-        assert table.loc[name, "loss"] == pytest.approx(loop.held_out_loss(model, held_out))
+        assert table.loc[name, "loss"] == pytest.approx(held_out_loss(model, held_out))
         assert table.loc[name, "perplexity"] == pytest.approx(math.exp(table.loc[name, "loss"]))
     assert table.loc["base", "time"] == 1 and (table["time"] > 0).all()
     assert table.loc["base", "parameters"] == 6_240_256

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from opencc import OpenCC
 
-from lab_utils.data.card import measure, read_card, row_faults, schema_faults, text_of
+from lab_utils.data.card import measure, read_card, text_of
+from lab_utils.data.schema import row_faults, schema_faults
 
 ROOT = Path(__file__).parents[2] / "datasets"
 NAMES = sorted(path.name for path in ROOT.iterdir() if path.is_dir())

@@ -267,9 +267,15 @@ def test_an_interrupt_ends_the_test_at_once():
 
     with listening(saying(note, event("床"), forever, DONE)) as address:
         thread = threading.Thread(target=interrupt)
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background jobs ignore it
         thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            measure(f"{address}/v1", timeout=3600)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                measure(f"{address}/v1", timeout=3600)
+        finally:
+            signal.signal(signal.SIGINT, before)
         thread.join()
 
 

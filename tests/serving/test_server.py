@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import openai
 import psutil
 import pytest
-from lab_utils.serving.guard import session_members
 
 from lab_utils import export, models, serving
 from lab_utils.guard import session_members

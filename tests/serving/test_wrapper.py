@@ -44,7 +44,7 @@ def tiny(tmp_path_factory, tiny_qwen3, tokenizer):
 
 
 def client_of(address: str, key: str = KEY) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=30)
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +339,7 @@ def post(address, content: bytes, **headers):
         f"{address}/v1/chat/completions",
         content=content,
         headers=bearer() | {"content-type": "application/json"} | headers,
-        timeout=30,
+        timeout=PATIENCE,
     )
 
 

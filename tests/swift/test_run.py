@@ -14,7 +14,8 @@ import pytest
 
 from lab_utils import swift
 from lab_utils.artifacts import checkpoint
-from lab_utils.data.formats import DataError, cut, encode
+from lab_utils.data.jsonl import DataError
+from lab_utils.data.loss_mask import cut, encode
 from tests.swift.tiny_training import POEM, qlora, row, write_rows
 from tests.waiting import PATIENCE, wait_until
 

@@ -1,32 +1,10 @@
 """Broken training data is found by line and field, and what is learned is counted right."""
 
-import json
-
 import pytest
 
-from lab_utils.data.formats import DataError, encode, read_jsonl, supervised, validate_messages
-from lab_utils.data.loss_mask import IGNORE
-
-GOOD = {"messages": [{"role": "user", "content": "写诗"}, {"role": "assistant", "content": "春眠不觉晓"}]}
-
-
-def lines(*rows) -> str:
-    return "".join(
-        (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows
-    )
-
-
-def talk(*turns: tuple[str, str]) -> dict:
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
-
-
-def problems(tmp_path, text: str | bytes, *args, **kwargs):
-    path = tmp_path / "train.jsonl"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError) as caught:
-        validate_messages(path, *args, **kwargs)
-    assert str(path) in str(caught.value)
-    return caught.value.problems
+from lab_utils.data.jsonl import DataError, read_jsonl
+from lab_utils.data.validate import validate_messages
+from tests.data.rows import GOOD, lines, problems, talk
 
 
 def test_good_file_is_reported(tmp_path, tokenizer):
@@ -38,11 +16,6 @@ def test_good_file_is_reported(tmp_path, tokenizer):
     assert (report.rows, report.turns) == (2, 2)
     assert report.supervised == len("春眠不觉晓") + len("花") + 2 * 2  # each with <|im_end|> and the newline
     assert len(read_jsonl(path)) == 2
-
-
-def test_bad_json_names_line_17(tmp_path):
-    (problem,) = problems(tmp_path, lines(*[GOOD] * 16, '{"messages": [', GOOD))
-    assert problem.line == 17 and "JSON" in problem.wrong and problem.fix
 
 
 @pytest.mark.parametrize(
@@ -91,39 +64,6 @@ def test_all_problems_are_kept_and_ten_shown(tmp_path):
         and "第 11 行" not in str(caught.value)
         and "还有 2 处" in str(caught.value)
     )
-
-
-@pytest.mark.parametrize(
-    ("encoding", "called"), [("gb18030", "GBK"), ("utf-8-sig", "BOM"), ("utf-16", "UTF-16")]
-)
-def test_wrong_encoding_is_named_and_the_fix_works(tmp_path, encoding, called):
-    (problem,) = problems(tmp_path, lines(GOOD).encode(encoding))
-    assert called in problem.wrong
-    code = problem.fix[problem.fix.index("Path(") : problem.fix.rindex(")") + 1]
-    code = code.replace("Path('train.jsonl')", "path")
-    exec(code, {"path": tmp_path / "train.jsonl"})  # the advice itself, on the broken file
-    assert validate_messages(tmp_path / "train.jsonl").rows == 1
-
-
-@pytest.mark.parametrize(("text", "word"), [("", "空"), ("[" + lines(GOOD) + "]", "数组")])
-def test_whole_file_problems(tmp_path, text, word):
-    (problem,) = problems(tmp_path, text)
-    assert word in problem.wrong
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match="没有这个文件"):
-        validate_messages(tmp_path / "none.jsonl")
-
-
-def test_supervised_are_answers_with_their_end_token(tokenizer):
-    pairs = supervised(
-        tokenizer,
-        talk(("user", "写"), ("assistant", "花落"), ("user", "再写"), ("assistant", "月"))["messages"],
-    )
-    assert "".join(text for text, learned in pairs if learned) == "花落<|im_end|>\n月<|im_end|>\n"
-    ids, labels = encode(tokenizer, GOOD["messages"])
-    assert all(label in (IGNORE, i) for i, label in zip(ids, labels, strict=True))
 
 
 def test_rows_without_supervised_tokens_are_found(tmp_path, tokenizer):
