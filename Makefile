@@ -11,12 +11,23 @@ BIN := .venv/bin
 JUPYTER_FLAGS := $(if $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname)),,--no-browser) \
 	$(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help setup lab test sandbox lock clean
+# One lab alone: make test LAB=05
+LABS := $(LAB)
+SOLUTIONS := $(if $(LAB),$(wildcard solutions/$(LAB)_*.ipynb),solutions)
+# Two processes of one thread each: on two cores that is the quickest, and two of two threads the slowest.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=20
+
+.PHONY: help setup lab check test fast format sandbox lock clean
 help:
-	@echo "make lab    打开课程：JupyterLab 在 labs/ 上 (JupyterLab on labs/; PORT=8888)"
-	@echo "make test   运行 CI 的全部检查 (everything CI holds)"
-	@echo "make lock   重新生成版本锁和 environment.yml (the lock and environment.yml)"
-	@echo "make clean  删除两个环境和 build/labs (remove both environments and the labs' runs)"
+	@echo "make lab          打开课程：JupyterLab 在 labs/ 上 (JupyterLab on labs/; PORT=8888)"
+	@echo "make test         运行 CI 的全部检查 (everything CI holds)"
+	@echo "make test LAB=05  只检查一个实验 (one lab alone)"
+	@echo "make check        两分钟内的检查：写法、类型、层次、依赖、笔记本 (lint, types, floors, dependencies, notebooks)"
+	@echo "make fast         不起服务、不训练的测试 (the tests that start no server and no training)"
+	@echo "make format       整理写法 (ruff's format and fixes)"
+	@echo "make lock         重新生成版本锁和 environment.yml (the locks and environment.yml)"
+	@echo "make clean        删除两个环境和 build/labs (remove both environments and the labs' runs)"
 
 setup:
 	@if [ -z "$(PYTHON)" ]; then \
@@ -34,16 +45,29 @@ lab: setup
 		--ServerApp.root_dir=labs --LabApp.news_url=None --LabApp.extension_manager=readonly \
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
-# The notebooks are compared with outputs of the cpu profile.
-test: export LAB_PROFILE := cpu
-test: setup sandbox
+check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/labs lint
-	$(BIN)/labs build --check
-	$(BIN)/labs run --inverted
-	$(BIN)/python -m pytest
-	LAB_HEADLESS=1 $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/notebooks/nbval_sanitize.cfg solutions
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry lab_utils
+	$(BIN)/labs lint $(LABS)
+	$(BIN)/labs build --check $(LABS)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+fast: export LAB_PROFILE := cpu
+fast: setup sandbox
+	$(PYTEST) -m "not slow" $(if $(COVERAGE),--cov=lab_utils --cov-report=term:skip-covered --cov-report=html:build/coverage)
+
+# The notebooks are compared with outputs of the cpu profile.
+test: export LAB_PROFILE := cpu
+test: check sandbox
+	$(BIN)/labs run --inverted $(LABS)
+	$(if $(LAB),,$(PYTEST))
+	LAB_HEADLESS=1 $(PYTEST) --nbval --nbval-sanitize-with tests/notebooks/nbval_sanitize.cfg $(SOLUTIONS)
 
 # What `labs grade` runs students' code in; on Debian and Ubuntu, root gets it here.
 sandbox:

@@ -1,4 +1,4 @@
-"""LoRA written out: a linear layer with a low-rank update, put into a model, merged and taken out again.
+"""LoRA written out, with rsLoRA and DoRA: a low-rank update beside a linear layer; put into a model, merged, unmerged.
 
     h = W₀x + b + s·B(Ax),  s = α/r                     LoRA, Hu et al. 2021 (arXiv 2106.09685), section 4.1
     s = α/√r                                            rsLoRA, Kalajdzievski 2023 (arXiv 2312.03732)
@@ -11,14 +11,17 @@ peft in outputs, gradients and merged weights.
 
 import math
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-PEFT_PREFIX = "base_model.model."
-"""What peft puts before a parameter's name in the file of an adapter."""
+from lab_utils.errors import InvalidType, InvalidValue, LabError
+from lab_utils.linear_layers import PEFT_PREFIX, match_targets, output_head
+
+
+class MergeStateError(LabError, RuntimeError):
+    """An adapter that is merged already, or not merged yet; also a RuntimeError."""
 
 
 class LoRALinear(nn.Module):
@@ -61,6 +64,7 @@ class LoRALinear(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.lora_magnitude = nn.Parameter(self._row_norms()) if use_dora else None
+        self._norms_at_merge: torch.Tensor | None
         self.register_buffer("_norms_at_merge", None, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,8 +72,9 @@ class LoRALinear(nn.Module):
         h = self.base(x)
         if self.merged:
             if self.training:
-                raise RuntimeError(
-                    "适配器已经合并进权重 (merged)，A 和 B 得不到梯度。请先 unmerge(model) 再训练，或用 model.eval()"
+                raise MergeStateError(
+                    "适配器已经合并进权重 (merged)，A 和 B 得不到梯度",
+                    "请先 unmerge(model) 再训练，或用 model.eval()",
                 )
             return h
         x = self.dropout(x).to(self.lora_A.dtype)
@@ -101,7 +106,7 @@ class LoRALinear(nn.Module):
         finite or couldn't be taken apart again; the weight is then as it was.
         """
         if self.merged:
-            raise RuntimeError("这一层已经合并过 (merged)，再合并一次会把 ΔW 加两遍。要还原请用 unmerge")
+            raise MergeStateError("这一层已经合并过 (merged)，再合并一次会把 ΔW 加两遍", "要还原请用 unmerge")
         weight = self._checked_merged_weight()
         self._norms_at_merge = None if self.lora_magnitude is None else self._row_norms()
         self.base.weight.copy_(weight)
@@ -111,9 +116,10 @@ class LoRALinear(nn.Module):
     def unmerge(self) -> None:
         """Take the update out of the weight again, up to rounding. Raises RuntimeError when not merged."""
         if not self.merged:
-            raise RuntimeError("这一层还没有合并 (not merged)，没有东西可以拆。请先 merge")
+            raise MergeStateError("这一层还没有合并 (not merged)，没有东西可以拆", "请先 merge")
         weight = self.base.weight.to(self.lora_A.dtype)
         if self.lora_magnitude is not None:
+            assert self._norms_at_merge is not None  # set by `merge`
             weight = weight * (self._norms_at_merge / self.lora_magnitude)[:, None]
         self.base.weight.copy_(weight - self.delta_weight())
         self._norms_at_merge, self.merged = None, False
@@ -127,14 +133,16 @@ class LoRALinear(nn.Module):
         return torch.linalg.norm(self.base.weight + self.delta_weight(), dim=1)
 
     def _checked_merged_weight(self) -> torch.Tensor:
-        """`merged_weight()`; ValueError when it isn't finite or a magnitude is zero."""
+        """`merged_weight()`; InvalidValue when it isn't finite or a magnitude is zero."""
         weight = self.merged_weight()
         if not weight.isfinite().all():
-            raise ValueError(
-                "合并后的权重里有 NaN 或 inf，没有合并。请查看训练日志：损失变成 NaN 之前的检查点才能用"
+            raise InvalidValue(
+                "合并后的权重里有 NaN 或 inf，没有合并", "请查看训练日志：损失变成 NaN 之前的检查点才能用"
             )
         if self.lora_magnitude is not None and not self.lora_magnitude.all():
-            raise ValueError("DoRA 的幅度 m (magnitude) 里有 0，合并后无法再拆开，没有合并。请先检查训练日志")
+            raise InvalidValue(
+                "DoRA 的幅度 m (magnitude) 里有 0，合并后无法再拆开，没有合并", "请先检查训练日志"
+            )
         return weight
 
 
@@ -158,23 +166,23 @@ def inject(
     two layers share, and what `LoRALinear` raises, with the layer's name. The model is then unchanged.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
-        raise ValueError(
-            "这个模型已经注入过 LoRA (already injected)。请重新加载一个干净的模型，再注入；"
-            "要换一组目标层，把它们一次写进 targets"
+        raise InvalidValue(
+            "这个模型已经注入过 LoRA (already injected)",
+            "请重新加载一个干净的模型，再注入；要换一组目标层，把它们一次写进 targets",
         )
-    found = _matching(model, targets)
-    for name, module in found.items():
+    chosen = _chosen(model, targets)
+    for name, module in chosen.items():
         try:
             _check_base(module, use_dora)
             _check_settings(module, r, lora_alpha, dropout, init_lora_weights)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}：{error}") from None
+        except (InvalidType, InvalidValue) as error:
+            raise type(error)(error.what, error.remedy, where=name) from None
     model.requires_grad_(False)
-    for name, module in found.items():
+    for name, module in chosen.items():
         layer = LoRALinear(module, r, lora_alpha, dropout, use_rslora, use_dora, init_lora_weights)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.train(module.training))
-    return list(found)
+    return list(chosen)
 
 
 def merge(model: nn.Module) -> None:
@@ -188,8 +196,8 @@ def merge(model: nn.Module) -> None:
     for name, layer in layers.items():
         try:
             layer._checked_merged_weight()
-        except ValueError as error:
-            raise ValueError(f"{name}：{error}") from None
+        except InvalidValue as error:
+            raise InvalidValue(error.what, error.remedy, where=name) from None
     for layer in layers.values():
         layer.merge()
 
@@ -230,89 +238,74 @@ def trainable_count(model: nn.Module) -> int:
 
 
 def _all_layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """Name -> adapter of `model`; ValueError when there is none."""
+    """Name -> adapter of `model`; InvalidValue when there is none."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     if not layers:
-        raise ValueError("这个模型里没有 LoRALinear。请先用 inject(model, targets, r, lora_alpha) 注入")
+        raise InvalidValue("这个模型里没有 LoRALinear", "请先用 inject(model, targets, r, lora_alpha) 注入")
     return layers
 
 
 def _require(layers: dict[str, LoRALinear], merged: bool) -> None:
-    """RuntimeError naming the layers whose state isn't `merged`."""
+    """MergeStateError naming the layers whose state isn't `merged`."""
     odd = [name for name, layer in layers.items() if layer.merged != merged]
     if odd:
         wrong = "还没有合并 (not merged)，请先 merge" if merged else "已经合并过 (merged)，请先 unmerge"
-        raise RuntimeError(f"{len(odd)} / {len(layers)} 层{wrong}；第一层是 {odd[0]}。没有改动任何权重")
+        raise MergeStateError(f"{len(odd)} / {len(layers)} 层{wrong}；第一层是 {odd[0]}", "没有改动任何权重")
 
 
-def _matching(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Module]:
-    """Name -> module for every target, in the model's order; ValueError when a target matches nothing."""
-    modules = dict(model.named_modules())
-    linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
-    kinds = "、".join(sorted({name.rpartition(".")[2] for name in linear})) or "（没有）"
-    if targets == "all-linear":
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        targets = [name for name, module in linear.items() if module is not head]
-    if isinstance(targets, str):
-        raise ValueError(f"targets 要列表，例如 [{targets!r}]，或 'all-linear'；收到 {targets!r}")
-    if not targets:
-        raise ValueError(f"targets 是空的，没有指定目标层。这个模型的线性层 (nn.Linear) 有：{kinds}")
-    found = {}
-    for target in targets:
-        matched = {name: m for name, m in modules.items() if name and f".{name}".endswith(f".{target}")}
-        if not matched:
-            near = get_close_matches(target, kinds.split("、"), n=1)
-            hint = f"是不是 {near[0]!r}？" if near else ""
-            raise ValueError(
-                f"没有一层叫 {target!r}（no match），没有注入。{hint}这个模型的线性层有：{kinds}"
-            )
-        found |= matched
-    _refuse_shared(modules, found)
-    return {name: modules[name] for name in modules if name in found}
+def _chosen(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Module]:
+    """Name -> module for every target, in the model's order; InvalidValue when a target matches nothing."""
+    modules = {name: module for name, module in model.named_modules() if name}
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    matched = match_targets(targets, linear, output_head(model), others=list(modules))
+    chosen = {name: module for name, module in modules.items() if name in matched}
+    _refuse_shared(modules, chosen)
+    return chosen
 
 
-def _refuse_shared(modules: dict[str, nn.Module], found: dict[str, nn.Module]) -> None:
-    """ValueError when another layer has the same weight tensor: merging would change that one too."""
-    for name, module in found.items():
+def _refuse_shared(modules: dict[str, nn.Module], chosen: dict[str, nn.Module]) -> None:
+    """InvalidValue when another layer has the same weight tensor: merging would change that one too."""
+    for name, module in chosen.items():
         weight = getattr(module, "weight", None)
         sharing = [n for n, m in modules.items() if m is not module and getattr(m, "weight", None) is weight]
         if weight is not None and sharing:
-            raise ValueError(
-                f"{name} 与 {sharing[0]} 共用一个权重 (tied weights)，合并会把后者也改掉。请从 targets 里去掉它"
+            raise InvalidValue(
+                f"{name} 与 {sharing[0]} 共用一个权重 (tied weights)，合并会把后者也改掉",
+                "请从 targets 里去掉它",
             )
 
 
 def _check_base(base: nn.Module, use_dora: bool) -> None:
     if not isinstance(base, nn.Linear):
-        raise TypeError(f"只能包装线性层 (nn.Linear)，收到的是 {type(base).__name__}。请只选线性层作目标")
+        raise InvalidType(f"只能包装线性层 (nn.Linear)，收到的是 {type(base).__name__}", "请只选线性层作目标")
     if not base.weight.is_floating_point():
-        raise TypeError(
-            f"权重的类型是 {base.weight.dtype}，不是浮点数 (floating point)：这一层多半量化过。"
-            "请用全精度的模型；量化底座的 LoRA (QLoRA) 用 peft"
+        raise InvalidType(
+            f"权重的类型是 {base.weight.dtype}，不是浮点数 (floating point)：这一层多半量化过",
+            "请用全精度的模型；量化底座的 LoRA (QLoRA) 用 peft",
         )
     if base.weight.is_meta:
-        raise ValueError("权重在 meta 设备上，还没有数值。请先把模型真正加载到内存里")
+        raise InvalidValue("权重在 meta 设备上，还没有数值", "请先把模型真正加载到内存里")
     if not base.weight.isfinite().all():
-        raise ValueError("权重里有 NaN 或 inf，无法在它上面微调。请重新加载模型，检查文件是否完整")
+        raise InvalidValue("权重里有 NaN 或 inf，无法在它上面微调", "请重新加载模型，检查文件是否完整")
     if use_dora and not base.weight.any(dim=1).all():
         row = int((~base.weight.any(dim=1)).nonzero()[0])
-        raise ValueError(
-            f"DoRA 要除以每一行的范数 (norm)，而权重的第 {row} 行（从 0 数）全是 0。请对这一层用 LoRA"
+        raise InvalidValue(
+            f"DoRA 要除以每一行的范数 (norm)，而权重的第 {row} 行（从 0 数）全是 0", "请对这一层用 LoRA"
         )
 
 
 def _check_settings(base: nn.Linear, r, lora_alpha, dropout, init_lora_weights) -> None:
     most = min(base.in_features, base.out_features)
     if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-        raise ValueError(f"秩 r 必须是正整数，收到 {r!r}")
+        raise InvalidValue(f"秩 r 必须是正整数，收到 {r!r}", "常用 8 或 16")
     if r > most:
-        raise ValueError(
-            f"秩 r={r} 超过了 min(d_in, d_out)={most}：{base.out_features}×{base.in_features} 的矩阵，秩最多是 {most}。"
-            f"请取 r ≤ {most}"
+        raise InvalidValue(
+            f"秩 r={r} 超过了 min(d_in, d_out)={most}：{base.out_features}×{base.in_features} 的矩阵，秩最多是 {most}",
+            f"请取 r ≤ {most}",
         )
     if not (lora_alpha > 0 and math.isfinite(lora_alpha)):
-        raise ValueError(f"lora_alpha 必须是正数，收到 {lora_alpha!r}；常用 r 的一到两倍")
+        raise InvalidValue(f"lora_alpha 必须是正数，收到 {lora_alpha!r}；常用 r 的一到两倍")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout 是丢弃的比例，应满足 0 ≤ dropout < 1，收到 {dropout!r}")
+        raise InvalidValue(f"dropout 是丢弃的比例，应满足 0 ≤ dropout < 1，收到 {dropout!r}")
     if init_lora_weights is not True and init_lora_weights != "gaussian":
-        raise ValueError(f'init_lora_weights 只能是 True 或 "gaussian"，收到 {init_lora_weights!r}')
+        raise InvalidValue(f'init_lora_weights 只能是 True 或 "gaussian"，收到 {init_lora_weights!r}')

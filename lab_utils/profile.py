@@ -1,13 +1,16 @@
 """The setting a machine gets: `cpu` with the shipped model, or `gpu` with a model from a hub.
 
-A lab asks `current()` and takes every size from it, so that one notebook runs on both.
+A lab asks `current()` and takes every size from it, so that one notebook runs on both. `LAB_MODEL`, a name
+in `lab_utils.models` or a folder, puts another model in the profile's place: with `LAB_MODEL=xiaoshi-base`
+a GPU runs every lab without a download.
 """
 
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MappingProxyType
 
 
@@ -18,7 +21,7 @@ class SftRecipe:
     model: str
     """Name in `lab_utils.models`."""
     dataset: str
-    """Id on ModelScope, or `verse_sft` for the course's own verse task."""
+    """Id on ModelScope, with `:subset` where there are several, or `verse_sft` for the course's own verse task."""
     quant_bits: int | None
     """Bits of the frozen base weights (4: QLoRA), or None for LoRA on full-precision weights."""
     lora_rank: int
@@ -41,6 +44,10 @@ class SftRecipe:
     """Longest row in tokens."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, more time."""
+    columns: tuple[str, str] | None = None
+    """The data set's columns for question and answer, where ms-swift's own registry names them. None for a data
+    set on ModelScope: the registry holds its id, but no column names, and they are unchecked, since looking takes a
+    download; ms-swift then goes by the usual names."""
 
     @property
     def rows_per_step(self) -> int:
@@ -140,7 +147,7 @@ RECIPES: Mapping[str, Mapping[str, SftRecipe]] = MappingProxyType(
                 ),
                 "medical": SftRecipe(
                     model="Qwen3-0.6B",
-                    dataset="shibing624/medical-QA-zh",
+                    dataset="swift/medical_zh:zh",
                     quant_bits=4,
                     lora_rank=8,
                     lora_alpha=32,
@@ -150,6 +157,22 @@ RECIPES: Mapping[str, Mapping[str, SftRecipe]] = MappingProxyType(
                     epochs=1,
                     batch_size=8,
                     grad_accumulation=2,
+                    max_length=1024,
+                    gradient_checkpointing=True,
+                    columns=("instruction", "output"),
+                ),
+                "gsm8k": SftRecipe(
+                    model="Qwen2.5-7B-Instruct",
+                    dataset="modelscope/gsm8k:main",
+                    quant_bits=None,
+                    lora_rank=16,
+                    lora_alpha=32,
+                    target_modules="all-linear",
+                    learning_rate=1e-4,
+                    warmup_ratio=0.03,
+                    epochs=1,
+                    batch_size=4,
+                    grad_accumulation=4,
                     max_length=1024,
                     gradient_checkpointing=True,
                 ),
@@ -173,7 +196,7 @@ def current() -> Profile:
             "请改正 (export LAB_PROFILE=cpu)，或取消它 (unset LAB_PROFILE) 让课程自动选择。"
         )
     if wanted == "cpu":
-        return _cpu("环境变量 LAB_PROFILE=cpu 指定")
+        return _with_model(_cpu("环境变量 LAB_PROFILE=cpu 指定"))
     seen = sees_cuda()
     if wanted == "gpu" and not seen:
         raise RuntimeError(
@@ -182,8 +205,8 @@ def current() -> Profile:
             "没有显卡就改用：export LAB_PROFILE=cpu"
         )
     if seen:
-        return _gpu("环境变量 LAB_PROFILE=gpu 指定" if wanted else "torch 看到了 CUDA 设备")
-    return _cpu("torch 看不到 CUDA 设备，用随课程附带的小模型")
+        return _with_model(_gpu("环境变量 LAB_PROFILE=gpu 指定" if wanted else "torch 看到了 CUDA 设备"))
+    return _with_model(_cpu("torch 看不到 CUDA 设备，用随课程附带的小模型"))
 
 
 def sees_cuda() -> bool:
@@ -215,13 +238,10 @@ def _cpu(reason: str) -> Profile:
 
 
 def _gpu(reason: str) -> Profile:
-    import torch
-
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = "bfloat16" if native else "float16"
+    dtype, why = _gpu_dtype()
     return Profile(
         name="gpu",
-        reason=reason,
+        reason=reason + why,
         device="cuda",
         torch_dtype=dtype,
         quant_compute_dtype=dtype,
@@ -230,4 +250,40 @@ def _gpu(reason: str) -> Profile:
         eval_themes=200,
         eval_batch_size=64,
         max_new_tokens=160,
+    )
+
+
+def _gpu_dtype() -> tuple[str, str]:
+    """The dtype that this card computes in at full rate, and what to tell the student when it isn't bfloat16.
+
+    float16 has its fast units from compute capability 7.0 (Volta, Turing) on; a card before that is given
+    float32, in which it computes faster and more safely.
+    """
+    import torch
+
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16", ""
+    if torch.cuda.get_device_capability() >= (7, 0):
+        return "float16", "；这张卡不支持 bfloat16，改用 float16"
+    return "float32", "；这张卡不支持 bfloat16，float16 也没有加速单元，改用 float32"
+
+
+def _with_model(chosen: Profile) -> Profile:
+    """`chosen` with the model that `LAB_MODEL` names in place of its own; unchanged when it isn't set.
+
+    The verse task takes the recipe that was made for that model, if there is one in either profile: the
+    learning rate belongs to the model, the dtype and the batches of an evaluation belong to the device.
+    """
+    named = os.environ.get("LAB_MODEL", "").strip()
+    if not named:
+        return chosen
+    if "/" in named or os.sep in named:  # a path, not a bare name: a notebook's kernel runs in another folder
+        named = str(Path(named).expanduser().resolve())
+    verse = [tasks["verse"] for tasks in RECIPES.values() if tasks["verse"].model == named]
+    recipe = verse[0] if verse else replace(chosen.sft, model=named)
+    return replace(
+        chosen,
+        reason=f"{chosen.reason}；模型由环境变量 LAB_MODEL={named} 指定",
+        base_model=named,
+        recipes=MappingProxyType({**chosen.recipes, "verse": recipe}),
     )

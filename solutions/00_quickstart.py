@@ -77,9 +77,9 @@ print(complete(tuned, tokenizer, [prompt])[0].text)
 from IPython.display import HTML
 
 from lab_utils import plots
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 
-rows = [row for row in eval_prompts(per_form=48) if row["form"] == "五言绝句"]
+rows = [row for row in held_out_questions(per_form=48) if row["form"] == "五言绝句"]
 prompts = [chat_prompt(tokenizer, row["messages"][0]["content"]) for row in rows]
 before = [c.text for c in complete(base, tokenizer, prompts)]
 after = [c.text for c in complete(tuned, tokenizer, prompts)]
@@ -111,9 +111,9 @@ def line_lengths(text: str) -> list[int]:
     ### END SOLUTION
 
 # %% check="line_lengths"
-from lab_utils.checks import quickstart
+from lab_utils.checks import quickstart as checks
 
-quickstart.LINE_LENGTHS(line_lengths)
+checks.LINE_LENGTHS(line_lengths)
 
 # %% [markdown]
 # ### 练习 2：是不是五言绝句
@@ -130,7 +130,7 @@ def is_quatrain(lengths: list[int]) -> bool:
     ### END SOLUTION
 
 # %% check="is_quatrain"
-quickstart.IS_QUATRAIN(is_quatrain)
+checks.IS_QUATRAIN(is_quatrain)
 
 # %% [markdown]
 # ### 练习 3：通过率
@@ -147,7 +147,7 @@ def pass_rate(passed: list[bool]) -> float:
     ### END SOLUTION
 
 # %% check="pass_rate"
-quickstart.PASS_RATE(pass_rate)
+checks.PASS_RATE(pass_rate)
 
 # %% [markdown]
 # 课程自带的判定 `lab_utils.verse.check` 还看标点、押韵 (rhyme)、重复和是否切题。下面用它，所以前面的练习没有写完也能继续。
@@ -204,7 +204,7 @@ def weight_gib(parameters: int, bits: float) -> float:
     ### END SOLUTION
 
 # %% check="weight_gib"
-quickstart.WEIGHT_GIB(weight_gib)
+checks.WEIGHT_GIB(weight_gib)
 
 # %% [markdown]
 # 用手边的模型验证：公式算的，和张量 (tensor) 实际占的，应当一样。再看看适配器有多小。

@@ -30,9 +30,9 @@ def linear_params(d_in: int, d_out: int, bias: bool) -> int:
     ### END SOLUTION
 
 # %% check="linear_params"
-from lab_utils.checks import parameters
+from lab_utils.checks import parameters as checks
 
-parameters.LINEAR_PARAMS(linear_params)
+checks.LINEAR_PARAMS(linear_params)
 
 # %% [markdown]
 # 两个线性层叠起来，中间夹一个激活函数 (activation) ReLU，就是最小的神经网络：4 个输入，10 个中间值，2 个输出。
@@ -82,7 +82,7 @@ def hand_step(x, y, w, b, lr):
     ### END SOLUTION
 
 # %% check="hand_step"
-parameters.HAND_STEP(hand_step)
+checks.HAND_STEP(hand_step)
 
 # %% [markdown]
 # 层多了怎么办？从后往前，一层一层传：后一层的 $g$ 乘上它的权重，就是前一层的 $g$；经过 ReLU 时，当时被变成 0 的位置不传。这就是“反向”传播。
@@ -199,15 +199,15 @@ def attention_params(d: int, heads: int, kv_heads: int, head_dim: int, qkv_bias:
     ### END SOLUTION
 
 # %% check="attention_params"
-parameters.ATTENTION_PARAMS(attention_params)
+checks.ATTENTION_PARAMS(attention_params)
 
 # %% [markdown]
 # GQA 省了多少？同样 $d = 4096$、32 个查询头，只改 KV 头的个数。
 
 # %%
 for kv_heads in (32, 8, 1):
-    n = parameters.attention_params(4096, 32, kv_heads, 128, False)
-    full = parameters.attention_params(4096, 32, 32, 128, False)
+    n = checks.attention_params(4096, 32, kv_heads, 128, False)
+    full = checks.attention_params(4096, 32, 32, 128, False)
     print(f"KV 头 {kv_heads:2d} 个：一层 {n / 1e6:5.1f} M，是 MHA 的 {n / full:.0%}")
 
 # %% [markdown]
@@ -235,14 +235,14 @@ def ffn_params(d: int, ffn: int, gated: bool) -> int:
     ### END SOLUTION
 
 # %% check="ffn_params"
-parameters.FFN_PARAMS(ffn_params)
+checks.FFN_PARAMS(ffn_params)
 
 # %% [markdown]
 # **先猜一猜**：Llama-2-7B 用 SwiGLU，中间宽度是 11008 这个奇怪的数。它为什么不是 4 × 4096 = 16384？
 
 # %%
-classic = parameters.ffn_params(4096, 4 * 4096, False)
-llama = parameters.ffn_params(4096, 11008, True)
+classic = checks.ffn_params(4096, 4 * 4096, False)
+llama = checks.ffn_params(4096, 11008, True)
 print(f"4096 × 16384 × 2 = {classic:,} = {classic / 1e6:.1f} M")
 print(f"4096 × 11008 × 3 = {llama:,} = {llama / 1e6:.1f} M，是上面的 {llama / classic:.1%}")
 print(f"4d × 2/3 = {4 * 4096 * 2 / 3:.1f}，往上凑到 256 的倍数：{-(-4 * 4096 * 2 // 3 // 256) * 256}")
@@ -297,7 +297,7 @@ pd.DataFrame(four, index=fields).T
 #
 # 写 `decoder_params(...)`，十个参数就是上表的十列，前馈网络都是 SwiGLU，归一化都是 RMSNorm。四个模型的总数要**一个不差**。
 #
-# 注意力和前馈网络可以直接用 `parameters.attention_params` 和 `parameters.ffn_params`，它们是前两个练习的参考版。
+# 注意力和前馈网络可以直接用 `checks.attention_params` 和 `checks.ffn_params`，它们是前两个练习的参考版。
 #
 # <details><summary>提示：差得很少</summary>看看差多少。差 d：忘了最后一个归一化；差 d 的许多倍：每层的归一化是两个；只有 Qwen3 差一点：QK 归一化。</details>
 # <details><summary>提示：差几亿</summary>检查输出头：tied 为 False 时，它是另一张 V × d 的表。</details>
@@ -306,16 +306,16 @@ pd.DataFrame(four, index=fields).T
 def decoder_params(vocab, d, layers, heads, kv_heads, head_dim, ffn, qkv_bias, qk_norm, tied) -> int:
     """解码器的参数总数。"""
     ### BEGIN SOLUTION
-    attention = parameters.attention_params(d, heads, kv_heads, head_dim, qkv_bias)
+    attention = checks.attention_params(d, heads, kv_heads, head_dim, qkv_bias)
     norms = 2 * d + (2 * head_dim if qk_norm else 0)
-    layer = attention + parameters.ffn_params(d, ffn, True) + norms
+    layer = attention + checks.ffn_params(d, ffn, True) + norms
     embedding = vocab * d
     head = 0 if tied else vocab * d
     return embedding + layers * layer + d + head
     ### END SOLUTION
 
 # %% check="decoder_params"
-parameters.DECODER_PARAMS(decoder_params)
+checks.DECODER_PARAMS(decoder_params)
 
 # %% [markdown]
 # 公式对不对，由真实的结构说了算。下面用 transformers 把前三个模型搭在 `meta` 设备上，逐个张量数；ChatGLM3-6B 自带的代码在新版 transformers 里读不了，按它的张量清单数。
@@ -323,7 +323,7 @@ parameters.DECODER_PARAMS(decoder_params)
 # %%
 totals = {name: params.count(name).total for name in four}
 for name, sizes in four.items():
-    formula = parameters.decoder_params(*sizes)
+    formula = checks.decoder_params(*sizes)
     print(f"{name:12s} 公式 {formula:13,}  真实 {totals[name]:13,}  {'一个不差' if formula == totals[name] else '不相等'}")
 
 # %% [markdown]
@@ -340,7 +340,7 @@ base, _ = models.load(models.SHIPPED)
 loaded = sum(weight.numel() for weight in base.parameters())
 counted = params.count(models.SHIPPED)
 file_bytes = (models.path(models.SHIPPED) / "model.safetensors").stat().st_size
-formula = parameters.decoder_params(5928, 256, 6, 4, 2, 64, 768, False, True, True)
+formula = checks.decoder_params(5928, 256, 6, 4, 2, 64, 768, False, True, True)
 print(f"读进来数 {loaded:,}，配置上数 {counted.total:,}，公式 {formula:,}")
 print(f"权重文件 {file_bytes:,} 字节，每个参数 {file_bytes / loaded:.3f} 字节")
 
@@ -395,7 +395,7 @@ def moe_params(d: int, ffn: int, experts: int, chosen: int) -> tuple[int, int]:
     ### END SOLUTION
 
 # %% check="moe_params"
-parameters.MOE_PARAMS(moe_params)
+checks.MOE_PARAMS(moe_params)
 
 # %% [markdown]
 # “一个词元只用到选中的专家”，怎么证明？没有参加计算的参数，梯度必定是 0。搭一个很小的、真的 Mixtral，送进一个词元，反向传播，看哪些专家有梯度。

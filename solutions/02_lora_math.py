@@ -50,9 +50,9 @@ def rank_k(matrix: torch.Tensor, k: int) -> torch.Tensor:
     ### END SOLUTION
 
 # %% check="rank_k"
-from lab_utils.checks import lora_math
+from lab_utils.checks import lora_math as checks
 
-lora_math.RANK_K(rank_k)
+checks.RANK_K(rank_k)
 
 # %% [markdown]
 # **先猜一猜**：满秩是 512。留下几个方向，你就能认出照片上是一个人？留下几个，你看不出与原图的差别？
@@ -89,7 +89,7 @@ def from_columns(k):
 
 ranks = (1, 2, 5, 10, 20, 50, 100, 200)
 bound = [lowrank.truncation_error(sigma, k) / total for k in ranks]
-by_svd = [float((image - lora_math.rank_k(image, k)).norm()) / total for k in ranks]
+by_svd = [float((image - checks.rank_k(image, k)).norm()) / total for k in ranks]
 by_columns = [float((image - from_columns(k)).norm()) / total for k in ranks]
 print(f"下界与实测最多相差 {max(abs(a - b) for a, b in zip(bound, by_svd)):.0e}")
 
@@ -133,7 +133,7 @@ def rank_for_energy(singular_values: torch.Tensor, share: float) -> int:
     ### END SOLUTION
 
 # %% check="rank_for_energy"
-lora_math.RANK_FOR_ENERGY(rank_for_energy)
+checks.RANK_FOR_ENERGY(rank_for_energy)
 
 # %% [markdown]
 # 照片的答案是多少？再造一个同样大小的**随机矩阵**作对照：没有结构的矩阵压得动吗？
@@ -157,9 +157,10 @@ for share in (0.9, 0.99, 0.999):
 
 # %%
 from lab_utils import course
+from lab_utils.ratings import als, baselines, rating_rmse, read_ratings, split_ratings
 
 folder = course.dataset("movie_ratings")
-ratings = lowrank.read_ratings(folder / "ratings.csv")
+ratings = read_ratings(folder / "ratings.csv")
 people, films = ratings["user"].nunique(), ratings["item"].nunique()
 print(f"{people} 人 × {films} 部，{len(ratings):,} 个评分，填了 {len(ratings) / (people * films):.0%}")
 ratings.head(3)
@@ -192,7 +193,7 @@ def als_user(ratings: np.ndarray, rated: np.ndarray, items: np.ndarray, reg: flo
     ### END SOLUTION
 
 # %% check="als_user"
-lora_math.ALS_USER(als_user)
+checks.ALS_USER(als_user)
 
 # %% [markdown]
 # 现在对所有用户、所有影片轮流解许多轮。藏起每位用户五分之一的评分，用来考它。
@@ -200,12 +201,12 @@ lora_math.ALS_USER(als_user)
 # **先猜一猜**：秩 k 越大，训练误差越小；藏起来的那些评分呢？ALS 找得出 5 这个数吗？
 
 # %%
-train_ratings, hidden = lowrank.split_ratings(ratings, 0.2)
+train_ratings, hidden = split_ratings(ratings, 0.2)
 table_ranks = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24)
-fits = {k: lowrank.als(train_ratings, k) for k in table_ranks}
+fits = {k: als(train_ratings, k) for k in table_ranks}
 seen = [fits[k].rmse[-1] for k in table_ranks]
-unseen = [lowrank.rating_rmse(fits[k].predict(hidden["user"], hidden["item"]), hidden) for k in table_ranks]
-baseline = lowrank.baselines(train_ratings, hidden)["每部影片的均值"]
+unseen = [rating_rmse(fits[k].predict(hidden["user"], hidden["item"]), hidden) for k in table_ranks]
+baseline = baselines(train_ratings, hidden)["每部影片的均值"]
 best = table_ranks[int(np.argmin(unseen))]
 print(f"只用每部影片的均值：{baseline:.3f}；最好的秩 k={best}：{min(unseen):.3f}（均方根误差，单位：星）")
 
@@ -233,17 +234,17 @@ course.record(als_best_rank=best, als_rmse=min(unseen), als_baseline_rmse=baseli
 # 前两个例子是铺垫，这才是正题。把课程自带的小诗模型 (xiaoshi-base) **全部参数**微调一遍，教它按指令写五言绝句，再看每个矩阵改变了多少：$\Delta W=W_\text{后}-W_\text{前}$。
 
 # %%
-from lab_utils import models, profile
-from lab_utils.training import loop
-from lab_utils.data import formats
+from lab_utils import linear_layers, models, profile
+from lab_utils.data.batches import collate, encode_rows
+from lab_utils.data.jsonl import read_jsonl
 
 base, tokenizer = models.load(models.SHIPPED)
 base = base.to(profile.current().device)
-rows = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
+rows = read_jsonl(course.dataset("verse_sft") / "train.jsonl")
 rows = [row for row in rows if row["form"] == "五言绝句"]
-train = loop.encode_rows(tokenizer, rows[:-64])
-held_out = loop.encode_rows(tokenizer, rows[-64:])
-print(f"训练 {len(train)} 行，留出 {len(held_out)} 行，{len(lowrank.linear_weights(base))} 个线性层")
+train = encode_rows(tokenizer, rows[:-64])
+held_out = encode_rows(tokenizer, rows[-64:])
+print(f"训练 {len(train)} 行，留出 {len(held_out)} 行，{len(linear_layers.linear_weights(base))} 个线性层")
 
 # %% [markdown]
 # 40 步，每步 8 首诗。损失 (loss) 只算在答案上，单位是纳特 / 词元。CPU 上量的是处理器时间，不受这台机器上别的程序影响。
@@ -251,6 +252,9 @@ print(f"训练 {len(train)} 行，留出 {len(held_out)} 行，{len(lowrank.line
 # %% tags=["volatile"]
 import copy
 import time
+
+from lab_utils.evaluation.loss import answer_loss, held_out_loss
+from lab_utils.training import loop
 
 STEPS, BATCH = 40, 8
 clock = time.process_time if base.device.type == "cpu" else time.perf_counter
@@ -260,9 +264,9 @@ def timed_training(model, learning_rate, progress=False):
     began = clock()
     losses = loop.train(model, train, STEPS, learning_rate, BATCH, progress=progress)
     seconds = clock() - began
-    return losses, loop.held_out_loss(model, held_out), seconds
+    return losses, held_out_loss(model, held_out), seconds
 
-loss_base = loop.held_out_loss(base, held_out)
+loss_base = held_out_loss(base, held_out)
 full = copy.deepcopy(base).requires_grad_(True)
 full_run = timed_training(full, 5e-4, progress=True)
 print(f"留出数据的损失：微调前 {loss_base:.3f}，微调后 {full_run[1]:.3f}")
@@ -312,7 +316,7 @@ loss_kept = []
 for k in kept:
     patched = copy.deepcopy(base)
     lowrank.apply_change(patched, change, k)
-    loss_kept.append(loop.held_out_loss(patched, held_out))
+    loss_kept.append(held_out_loss(patched, held_out))
 gain = loss_base - full_run[1]
 for k, loss in zip(kept, loss_kept):
     print(f"k={k:3d}：损失 {loss:.3f}，保住了提升的 {(loss_base - loss) / gain:.0%}")
@@ -370,7 +374,7 @@ def lora_forward(x, weight, bias, A, B, lora_alpha):
     ### END SOLUTION
 
 # %% check="lora_forward"
-lora_math.LORA_FORWARD(lora_forward)
+checks.LORA_FORWARD(lora_forward)
 
 # %% [markdown]
 # ### 练习 5：省了多少参数
@@ -387,7 +391,7 @@ def lora_parameters(d_in: int, d_out: int, r: int) -> int:
     ### END SOLUTION
 
 # %% check="lora_parameters"
-lora_math.LORA_PARAMETERS(lora_parameters)
+checks.LORA_PARAMETERS(lora_parameters)
 
 # %% [markdown]
 # 代入真实的模型。`params.lora_count` 按配置 (config) 把每一层都数一遍，不需要下载权重。
@@ -395,7 +399,7 @@ lora_math.LORA_PARAMETERS(lora_parameters)
 # %%
 from lab_utils import params
 
-one, adapter = 4096 * 4096, lora_math.lora_parameters(4096, 4096, 8)
+one, adapter = 4096 * 4096, checks.lora_parameters(4096, 4096, 8)
 print(f"一个 4096×4096 的层：{one:,} 个；r=8 的 LoRA：{adapter:,} 个，{adapter / one:.2%}")
 seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 qwen, whole = params.lora_count("Qwen2.5-7B", 8, seven), params.count("Qwen2.5-7B").total
@@ -421,7 +425,7 @@ class MyLoRALinear(torch.nn.Module):
         self.lora_alpha = lora_alpha
 
     def forward(self, x):
-        return lora_math.lora_forward(x, self.layer.weight, self.layer.bias, self.A, self.B, self.lora_alpha)
+        return checks.lora_forward(x, self.layer.weight, self.layer.bias, self.A, self.B, self.lora_alpha)
 
 torch.manual_seed(0)
 linear, x = torch.nn.Linear(64, 32), torch.randn(5, 64)
@@ -449,13 +453,13 @@ print(tuned.model.layers[0].self_attn.q_proj)
 # **先猜一猜**：还没训练，注入前后的输出相差多少？第 0 步，A 和 B 的梯度 (gradient) 哪一个是零？
 
 # %% tags=["volatile"]
-batch = loop.collate(held_out[:8], tokenizer.pad_token_id)
+batch = collate(held_out[:8], tokenizer.pad_token_id)
 batch = {name: values.to(base.device) for name, values in batch.items()}
 inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 with torch.no_grad():
     exact = torch.equal(base(**inputs).logits, tuned(**inputs).logits)
 print(f"第 0 步，输出与基座逐位相等：{exact}")
-loop.answer_loss(tuned, batch).backward()
+answer_loss(tuned, batch).backward()
 layer = tuned.model.layers[0].self_attn.q_proj
 print(f"A 的梯度最大 {layer.lora_A.grad.abs().max():.1g}，B 的梯度最大 {layer.lora_B.grad.abs().max():.1g}")
 course.record(step_zero_equal=exact)
@@ -543,7 +547,7 @@ from lab_utils.evaluation import intervals
 
 def row_losses(model):
     """每一行留出数据的损失。"""
-    return [loop.held_out_loss(model, [row]) for row in held_out]
+    return [held_out_loss(model, [row]) for row in held_out]
 
 full_rows = row_losses(full)
 gaps = {}
@@ -613,7 +617,7 @@ def merged_weight(weight, A, B, lora_alpha, use_rslora):
     ### END SOLUTION
 
 # %% check="merged_weight"
-lora_math.MERGED_WEIGHT(merged_weight)
+checks.MERGED_WEIGHT(merged_weight)
 
 # %% [markdown]
 # `lora.merge` 把每一层都合并，`lora.unmerge` 再减回去。**先猜一猜**：拆开之后，权重与合并前逐位相等吗？
@@ -702,7 +706,7 @@ def dora_weight(weight, A, B, lora_alpha, magnitude):
     ### END SOLUTION
 
 # %% check="dora_weight"
-lora_math.DORA_WEIGHT(dora_weight)
+checks.DORA_WEIGHT(dora_weight)
 
 # %% [markdown]
 # 用第 5 节训练好的 DoRA 核对公式，再看看 $m$ 动了多少、多花了什么。
@@ -710,7 +714,7 @@ lora_math.DORA_WEIGHT(dora_weight)
 # %% tags=["volatile"]
 layer = runs["DoRA r=8"][0].model.layers[0].self_attn.q_proj
 with torch.no_grad():
-    formula = lora_math.dora_weight(layer.base.weight, layer.lora_A, layer.lora_B, 16, layer.lora_magnitude)
+    formula = checks.dora_weight(layer.base.weight, layer.lora_A, layer.lora_B, 16, layer.lora_magnitude)
     moved = (layer.lora_magnitude / layer.base.weight.norm(dim=1) - 1).abs()
 extra = lora.trainable_count(runs["DoRA r=8"][0]) - lora.trainable_count(runs["LoRA r=8"][0])
 print(f"公式与实现最多相差 {(formula - layer.merged_weight()).abs().max():.1e}")

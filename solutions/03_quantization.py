@@ -10,11 +10,11 @@
 # %% tags=["volatile"]
 import torch
 
-from lab_utils import course, models, plots, profile, quant
+from lab_utils import course, linear_layers, models, plots, profile, quant
 
 setting = profile.current()
 model, tokenizer = models.load(models.SHIPPED)
-weights = quant.linear_weights(model)
+weights = linear_layers.linear_weights(model)
 total = sum(w.numel() for w in weights.values())
 print(f"配置 {setting.name}；小诗有 {len(weights)} 个线性层，一共 {total:,} 个权重")
 
@@ -63,9 +63,9 @@ def absmax_quantize(weights: torch.Tensor, bits: int) -> tuple[torch.Tensor, flo
     ### END SOLUTION
 
 # %% check="absmax_quantize"
-from lab_utils.checks import quantization
+from lab_utils.checks import quantization as checks
 
-quantization.ABSMAX_QUANTIZE(absmax_quantize)
+checks.ABSMAX_QUANTIZE(absmax_quantize)
 
 # %% [markdown]
 # 在真实的权重上试。误差用相对误差 (relative error)：误差的均方根，除以权重的均方根。
@@ -108,7 +108,7 @@ for name, row in (("没有离群值", calm), ("有一个离群值", spiky)):
 
 # %% tags=["volatile"]
 smol, smol_tokenizer = models.load("SmolLM2-135M-Instruct")
-smol_weights = quant.linear_weights(smol)
+smol_weights = linear_layers.linear_weights(smol)
 peaks = {name: float(w.detach().abs().max() / w.detach().std()) for name, w in smol_weights.items()}
 worst = max(peaks, key=peaks.get)
 extreme = smol_weights[worst].detach()
@@ -141,7 +141,7 @@ def block_absmax(weights: torch.Tensor, block_size: int) -> torch.Tensor:
     ### END SOLUTION
 
 # %% check="block_absmax"
-quantization.BLOCK_ABSMAX(block_absmax)
+checks.BLOCK_ABSMAX(block_absmax)
 
 # %% [markdown]
 # 块越小越准，但每块要多存一个 32 位的 absmax。**先猜一猜**：块大小从 64 降到 16，每个权重要多付多少位？
@@ -226,7 +226,7 @@ def normal_levels(offset: float) -> list[float]:
     ### END SOLUTION
 
 # %% check="normal_levels"
-quantization.NORMAL_LEVELS(normal_levels)
+checks.NORMAL_LEVELS(normal_levels)
 
 # %% [markdown]
 # bitsandbytes 的表是写死的 16 个数；现在你知道它们从哪里来。比一比：
@@ -238,7 +238,7 @@ levels = quant.nf4_levels()
 table = bnb.get_4bit_type("nf4", device="cpu")
 print("  ".join(f"{x:.4f}" for x in levels.tolist()))
 print(f"与 bitsandbytes 的表逐位相等：{torch.equal(levels, table)}")
-gap = (torch.tensor(quantization.normal_levels(0.9677083)) - table).abs().max()
+gap = (torch.tensor(checks.normal_levels(0.9677083)) - table).abs().max()
 print(f"练习 3 的公式与它差不到百万分之一：{bool(gap < 1e-6)}（双精度与单精度的差别）")
 
 # %% [markdown]
@@ -261,7 +261,7 @@ def nearest_codes(scaled: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     ### END SOLUTION
 
 # %% check="nearest_codes"
-quantization.NEAREST_CODES(nearest_codes)
+checks.NEAREST_CODES(nearest_codes)
 
 # %% [markdown]
 # 16 个刻度分到的权重一样多了吗？
@@ -309,7 +309,7 @@ def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
     ### END SOLUTION
 
 # %% check="pack_nibbles"
-quantization.PACK_NIBBLES(pack_nibbles)
+checks.PACK_NIBBLES(pack_nibbles)
 
 # %% [markdown]
 # ### 练习 6：拆包
@@ -328,7 +328,7 @@ def unpack_nibbles(packed: torch.Tensor, count: int) -> torch.Tensor:
     ### END SOLUTION
 
 # %% check="unpack_nibbles"
-quantization.UNPACK_NIBBLES(unpack_nibbles)
+checks.UNPACK_NIBBLES(unpack_nibbles)
 
 # %% [markdown]
 # ### 逐码相等
@@ -374,7 +374,7 @@ def bits_per_parameter(block_size: int, double: bool) -> float:
     ### END SOLUTION
 
 # %% check="bits_per_parameter"
-quantization.BITS_PER_PARAMETER(bits_per_parameter)
+checks.BITS_PER_PARAMETER(bits_per_parameter)
 
 # %% [markdown]
 # 公式、实际存的字节、误差，一起看。
@@ -480,9 +480,9 @@ widgets.nf4_explorer(down)
 # - **同选**：量化前后，最可能的下一个词元相同的比例。
 
 # %%
-from lab_utils.data import formats
+from lab_utils.data.jsonl import read_jsonl
 
-poems = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32]
+poems = read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32]
 texts = [f"{p['form']}《{p['theme']}》\n{p['messages'][1]['content']}<|endoftext|>" for p in poems]
 verses = tokenizer(texts, return_tensors="pt", padding=True)
 print(f"{len(texts)} 首诗，{int(verses.attention_mask.sum()):,} 个词元")
@@ -490,7 +490,7 @@ print(f"{len(texts)} 首诗，{int(verses.attention_mask.sum()):,} 个词元")
 @torch.no_grad()
 def predictions(model, batch, restore=None):
     """每个位置对下一个词元的对数概率；线性层的权重先经过 restore。"""
-    layers = quant.linear_weights(model).values()
+    layers = linear_layers.linear_weights(model).values()
     kept = [w.data for w in layers]
     for w in layers if restore else ():
         w.data = restore(w.data)
@@ -654,7 +654,7 @@ def training_parts(parameters: int, weight_bits: float, adapters: int) -> dict[s
     ### END SOLUTION
 
 # %% check="training_parts"
-quantization.TRAINING_PARTS(training_parts)
+checks.TRAINING_PARTS(training_parts)
 
 # %% [markdown]
 # 一个正好 70 亿参数的模型，适配器 2000 万个参数：
@@ -662,7 +662,7 @@ quantization.TRAINING_PARTS(training_parts)
 # %%
 cases = {"全参数": (16, 0), "LoRA": (16, 20_000_000), "QLoRA": (4.127, 20_000_000)}
 for name, (bits, adapters) in cases.items():
-    parts = quantization.training_parts(7_000_000_000, bits, adapters)
+    parts = checks.training_parts(7_000_000_000, bits, adapters)
     line = " + ".join(f"{part:.2f}" for part in parts.values())
     print(f"{name:>6}：{line} = {sum(parts.values()):5.2f} GB（权重 + 适配器 + 梯度 + 优化器）")
 
@@ -796,7 +796,7 @@ for optimizer in ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"):
 # %% tags=["volatile"]
 from lab_utils import compression
 
-rows = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
+rows = read_jsonl(course.dataset("verse_sft") / "train.jsonl")
 examples = compression.poem_examples(tokenizer, rows)
 held_out, training = examples[:32], examples[32:]
 shrunk = {

@@ -26,10 +26,12 @@ print(f"底座 {recipe.model}，{recipe.quant_bits} 位量化，LoRA 秩 r={reci
 # %%
 import json
 
-from lab_utils.data import formats
+from lab_utils.data.jsonl import DataError, read_jsonl
+from lab_utils.data.loss_mask import supervised
+from lab_utils.data.validate import validate_messages
 
 train_file = course.dataset("verse_sft") / "train.jsonl"
-rows = formats.read_jsonl(train_file)
+rows = read_jsonl(train_file)
 print(f"{len(rows)} 行，第一行是：")
 print(json.dumps(rows[0], ensure_ascii=False, indent=1))
 
@@ -40,7 +42,7 @@ print(json.dumps(rows[0], ensure_ascii=False, indent=1))
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(model_folder)
-formats.validate_messages(train_file, tokenizer, recipe.max_length)
+validate_messages(train_file, tokenizer, recipe.max_length)
 
 # %% [markdown]
 # ### 模型看到的是词元和标签
@@ -54,7 +56,7 @@ from IPython.display import HTML
 
 from lab_utils import plots
 
-pairs = formats.supervised(tokenizer, rows[0]["messages"])
+pairs = supervised(tokenizer, rows[0]["messages"])
 HTML(plots.token_mask([token for token, _ in pairs], [learned for _, learned in pairs]))
 
 # %% [markdown]
@@ -92,9 +94,9 @@ def make_labels(prompt_ids, answer_ids, end_id, length, pad_id):
     ### END SOLUTION
 
 # %% check="make_labels"
-from lab_utils.checks import swift_qlora
+from lab_utils.checks import swift_qlora as checks
 
-swift_qlora.MAKE_LABELS(make_labels)
+checks.MAKE_LABELS(make_labels)
 
 # %% [markdown]
 # ### 练习 2：白学的行
@@ -112,7 +114,7 @@ def rows_without_labels(batch: list[list[int]]) -> list[int]:
     ### END SOLUTION
 
 # %% check="rows_without_labels"
-swift_qlora.ROWS_WITHOUT_LABELS(rows_without_labels)
+checks.ROWS_WITHOUT_LABELS(rows_without_labels)
 
 # %% [markdown]
 # ## 2 先考一次：微调前的成绩
@@ -121,9 +123,9 @@ swift_qlora.ROWS_WITHOUT_LABELS(rows_without_labels)
 # 判定标准：**要哪种诗体就是哪种诗体**（句数和每句的字数都对），而且**自己停下来**（输出了结束符）。
 
 # %% tags=["volatile"]
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 
-exam = eval_prompts(per_form=setting.eval_themes // 4)
+exam = held_out_questions(per_form=setting.eval_themes // 4)
 exam_file = output / "exam.jsonl"
 exam_file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in exam), "utf-8")
 asking = dict(
@@ -182,7 +184,7 @@ def qlora_flags(rank: int, alpha: int) -> dict:
     ### END SOLUTION
 
 # %% check="qlora_flags"
-swift_qlora.QLORA_FLAGS(qlora_flags)
+checks.QLORA_FLAGS(qlora_flags)
 
 # %% [markdown]
 # 其余的参数由配方 (recipe) 给出：学习率、批大小、轮数……合起来就是完整的命令。把它复制到终端里，效果相同。
@@ -208,7 +210,7 @@ def optimizer_steps(rows: int, batch_size: int, accumulation: int, epochs: int) 
     ### END SOLUTION
 
 # %% check="optimizer_steps"
-swift_qlora.OPTIMIZER_STEPS(optimizer_steps)
+checks.OPTIMIZER_STEPS(optimizer_steps)
 
 # %% [markdown]
 # ## 4 训练
@@ -269,7 +271,7 @@ def learning_rate_at(step: int, total: int, peak: float, warmup: int) -> float:
     ### END SOLUTION
 
 # %% check="learning_rate_at"
-swift_qlora.LEARNING_RATE_AT(learning_rate_at)
+checks.LEARNING_RATE_AT(learning_rate_at)
 
 # %% [markdown]
 # 把公式画在日志上：橙色虚线是公式，蓝色是 ms-swift 记录的学习率。两条线应当重合。
@@ -333,7 +335,7 @@ def paired_interval(before, after, seed):
     ### END SOLUTION
 
 # %% check="paired_interval"
-swift_qlora.PAIRED_INTERVAL(paired_interval)
+checks.PAIRED_INTERVAL(paired_interval)
 
 # %% [markdown]
 # 现在看这次训练的成绩。每种诗体一组，竖线是 95% 区间。
@@ -394,7 +396,7 @@ lines[16] = lines[16].replace('"role"', '"role', 1)
 broken.write_text("\n".join(lines) + "\n", "utf-8")
 try:
     swift.run(swift.sft_command(recipe, setting, broken, output / "broken"))
-except formats.DataError as error:
+except DataError as error:
     print(error)
 
 # %% [markdown]
@@ -403,7 +405,7 @@ except formats.DataError as error:
 # %%
 try:
     swift.run(swift.sft_command(recipe, setting, train_file, output / "short", max_length=16))
-except formats.DataError as error:
+except DataError as error:
     print("\n".join(str(error).splitlines()[:4]))
 
 # %% [markdown]

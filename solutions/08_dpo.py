@@ -19,7 +19,9 @@ import torch
 
 from lab_utils import align, course, models, plots, profile, swift
 from lab_utils.evaluation import verse_exam
-from lab_utils.training import preference as preference_training
+from lab_utils.training import history
+from lab_utils.training.preference import kl_on_samples, pair_logps, save_policy
+from lab_utils.training.reward_model import LikelihoodReward
 from lab_utils.checks import dpo as checks
 
 setting = profile.current()
@@ -41,7 +43,7 @@ print(f"配置 {setting.name}：{setting.reason}")
 # 把它的适配器合并 (merge) 进权重，存成一个完整的模型文件夹。下面所有的训练，不论用哪个框架，都从这份**完全相同**的权重开始。
 
 # %% tags=["volatile"]
-policy_folder = preference_training.save_policy(output / "sft", models.SHIPPED, models.shipped_adapter())
+policy_folder = save_policy(output / "sft", models.SHIPPED, models.shipped_adapter())
 
 
 def load_policy():
@@ -72,7 +74,7 @@ marks = ["form", "rhyme", "theme", "good", "distinct"]
 
 def exam(model, temperature):
     """一个策略对同一份考卷的成绩，每题一行。"""
-    return verse_exam.sit(model.eval(), tokenizer, questions, temperature)
+    return verse_exam.evaluate_policy(model.eval(), tokenizer, questions, temperature)
 
 
 before, before_cool = exam(sft, 1.2), exam(sft, 1.0)
@@ -209,7 +211,7 @@ from transformers import PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
 torch.manual_seed(0)
-reward_model = preference_training.LikelihoodReward(get_peft_model(load_policy(), lora), tokenizer)
+reward_model = LikelihoodReward(get_peft_model(load_policy(), lora), tokenizer)
 config = RewardConfig(**common, max_steps=sizes["reward_steps"], learning_rate=1e-3, warmup_steps=4)
 trainer = RewardTrainer(reward_model, config, train_dataset=reward_train, processing_class=tokenizer)
 trainer.remove_callback(PrinterCallback)
@@ -224,8 +226,8 @@ print(f"{sizes['reward_steps']} 步，用时 {time.perf_counter() - began:.0f} �
 from lab_utils.evaluation import intervals
 
 trained_policy = reward_model.tokens.policy
-after_rm = preference_training.pair_logps(trained_policy, tokenizer, matched["test"])
-before_rm = preference_training.pair_logps(trained_policy, tokenizer, matched["test"], adapter=False)
+after_rm = pair_logps(trained_policy, tokenizer, matched["test"])
+before_rm = pair_logps(trained_policy, tokenizer, matched["test"], adapter=False)
 ranked = {
     "SFT 策略的对数概率": before_rm[0] > before_rm[1],
     "奖励模型": after_rm[0] - before_rm[0] > after_rm[1] - before_rm[1],
@@ -351,7 +353,7 @@ ppo = PPOTrainer(
 ppo.remove_callback(PrinterCallback)
 began = time.perf_counter()
 ppo.train()
-ppo_log = preference_training.history(ppo)
+ppo_log = history.steps(ppo.state.log_history)
 print(f"{len(ppo_log)} 步，用时 {time.perf_counter() - began:.0f} 秒")
 
 # %% [markdown]
@@ -383,11 +385,11 @@ small_exam = verse_exam.questions("eval", 100, ("五言绝句",))
 
 def sit_small(model):
     """温度 1.0，100 道五言绝句。"""
-    return verse_exam.sit(model.eval(), tokenizer, small_exam, 1.0, max_new_tokens=40)
+    return verse_exam.evaluate_policy(model.eval(), tokenizer, small_exam, 1.0, max_new_tokens=40)
 
 
 sft_small, ppo_small = sit_small(sft), sit_small(ppo.model.policy)
-ppo_changes = {mark: verse_exam.change(sft_small, ppo_small, mark) for mark in marks}
+ppo_changes = {mark: verse_exam.paired_change(sft_small, ppo_small, mark) for mark in marks}
 course.record(**{f"ppo_{mark}_change": value.value for mark, value in ppo_changes.items()})
 pd.DataFrame({"SFT": sft_small[marks].mean(), "PPO": ppo_small[marks].mean(), "变化": ppo_changes}).round(3)
 
@@ -521,7 +523,7 @@ print(f"{sizes['dpo_steps']} 步，用时 {dpo_seconds:.0f} 秒；参考模型�
 # %%
 import math
 
-dpo_log = preference_training.history(dpo)
+dpo_log = history.steps(dpo.state.log_history)
 first = dpo_log["loss"].iloc[0]
 print(f"第一步更新之前的损失 {first:.4f}，ln 2 = {math.log(2):.4f}")
 course.record(dpo_first_loss_trl=first)
@@ -530,8 +532,8 @@ course.record(dpo_first_loss_trl=first)
 # **参考就是 SFT 策略**：训练完再把适配器关掉，对数概率应当与从磁盘重新加载的 SFT 策略相同。
 
 # %% tags=["volatile"]
-ref_logps = preference_training.pair_logps(sft, tokenizer, exam_rows)
-switched_off = preference_training.pair_logps(dpo.model, tokenizer, exam_rows[:40], adapter=False)
+ref_logps = pair_logps(sft, tokenizer, exam_rows)
+switched_off = pair_logps(dpo.model, tokenizer, exam_rows[:40], adapter=False)
 worst = max((off - ref[:40]).abs().max().item() for off, ref in zip(switched_off, ref_logps))
 print(f"关掉适配器与 SFT 策略，对数概率最大相差 {worst:.1e} 纳特")
 course.record(reference_difference=worst)
@@ -542,7 +544,7 @@ course.record(reference_difference=worst)
 # **先猜一猜**：绝句和律诗，哪一种的韵脚更难认？
 
 # %% tags=["volatile"]
-trl_logps = preference_training.pair_logps(dpo.model, tokenizer, exam_rows)
+trl_logps = pair_logps(dpo.model, tokenizer, exam_rows)
 trl_margin, trl_accuracy = checks.reward_stats(*trl_logps, *ref_logps, dpo_args["beta"])
 right = (trl_logps[0] - ref_logps[0]) > (trl_logps[1] - ref_logps[1])
 raw_accuracy = (ref_logps[0] > ref_logps[1]).float().mean().item()
@@ -561,7 +563,7 @@ by_form.groupby("诗体")["准确率"].agg(["mean", "count"]).round(3)
 elsewhere = {}
 for kind in ("whole", "matched"):
     some = [row for row in test_rows if row["kind"] == kind][:60]
-    now, then = (preference_training.pair_logps(model, tokenizer, some) for model in (dpo.model, sft))
+    now, then = (pair_logps(model, tokenizer, some) for model in (dpo.model, sft))
     elsewhere[kind] = checks.reward_stats(*now, *then, dpo_args["beta"])[1]
     print(f"{kind}：准确率 {elsewhere[kind]:.1%}（{len(some)} 对）")
 course.record(dpo_trl_accuracy_whole=elsewhere["whole"], dpo_trl_accuracy_matched=elsewhere["matched"])
@@ -623,7 +625,7 @@ plots.rates(bars, "采样出的诗，格式对而且全部押韵的比例", "押
 
 # %% tags=["volatile"]
 changes = {
-    name: {mark: verse_exam.change(old, new, mark) for mark in marks} for name, (old, new) in groups.items()
+    name: {mark: verse_exam.paired_change(old, new, mark) for mark in marks} for name, (old, new) in groups.items()
 }
 gain, cool = changes["温度 1.2"]["rhyme"], changes["温度 1.0"]["rhyme"]
 course.record(
@@ -675,7 +677,7 @@ HTML(
 # 换一个框架，同样的数据、同样的权重、同样的超参数，结果应当相同。ms-swift 的数据格式不同：`messages` 的最后一轮是 chosen，另有一列 `rejected_response`。
 
 # %% tags=["volatile"]
-from lab_utils.data.formats import write_jsonl
+from lab_utils.data.jsonl import write_jsonl
 
 swift_file = write_jsonl(output / "train_swift.jsonl", preference.to_swift(endings))
 kind = swift.model_flags(models.SHIPPED)
@@ -712,7 +714,7 @@ course.record(dpo_first_loss_swift=first)
 from peft import PeftModel
 
 swift_policy = PeftModel.from_pretrained(load_policy(), trained.checkpoint)
-swift_logps = preference_training.pair_logps(swift_policy, tokenizer, exam_rows)
+swift_logps = pair_logps(swift_policy, tokenizer, exam_rows)
 swift_margin, swift_accuracy = checks.reward_stats(*swift_logps, *ref_logps, dpo_args["beta"])
 after_swift = exam(swift_policy, 1.2)
 rows = {
@@ -745,7 +747,7 @@ ax.legend(frameon=False)
 quatrains = [row for row in endings if row["form"] == "五言绝句"]
 few = [row for row in exam_rows if row["form"] == "五言绝句"]
 pairs_small = Dataset.from_list(quatrains).select_columns(columns)
-few_ref = preference_training.pair_logps(sft, tokenizer, few)
+few_ref = pair_logps(sft, tokenizer, few)
 short = common | dict(max_steps=sizes["short"], learning_rate=2e-3)
 print(f"训练 {len(quatrains)} 对，测试 {len(few)} 对，考卷 {len(small_exam)} 题")
 
@@ -756,10 +758,10 @@ print(f"训练 {len(quatrains)} 对，测试 {len(few)} 对，考卷 {len(small_
 # %% tags=["volatile"]
 def judge(model):
     """短训练的成绩：准确率、h、KL，以及采样考试的几项平均。"""
-    logps = preference_training.pair_logps(model, tokenizer, few)
+    logps = pair_logps(model, tokenizer, few)
     gap, share = checks.reward_stats(*logps, *few_ref, 1.0)
     table = sit_small(model)
-    kl = preference_training.kl_on_samples(model, sft, tokenizer, small_exam, table["text"])
+    kl = kl_on_samples(model, sft, tokenizer, small_exam, table["text"])
     return {"准确率": share, "h（纳特）": gap, "KL（纳特 / 首）": kl} | table[marks].mean().to_dict()
 
 

@@ -58,9 +58,9 @@ def correctness_reward(completions: list[str], answers: list[str]) -> list[float
     ### END SOLUTION
 
 # %% check="correctness_reward"
-from lab_utils.checks import grpo as policy_gradient
+from lab_utils.checks import grpo as checks
 
-policy_gradient.CORRECTNESS_REWARD(correctness_reward)
+checks.CORRECTNESS_REWARD(correctness_reward)
 
 # %% [markdown]
 # ### 练习 2：格式对不对
@@ -86,7 +86,7 @@ def format_reward(completions: list[str]) -> list[float]:
     ### END SOLUTION
 
 # %% check="format_reward"
-policy_gradient.FORMAT_REWARD(format_reward)
+checks.FORMAT_REWARD(format_reward)
 
 # %% [markdown]
 # ### 练习 3：每条回答一个数
@@ -106,7 +106,7 @@ def as_rewards(scores: list) -> list[float]:
     ### END SOLUTION
 
 # %% check="as_rewards"
-policy_gradient.AS_REWARDS(as_rewards)
+checks.AS_REWARDS(as_rewards)
 
 # %% [markdown]
 # 课程的五个奖励在 `lab_utils.rewards` 里，写法是 TRL 和 ms-swift 都认的 `f(completions, **columns)`。**先猜一猜**：下面六种回答，谁的总分最高？“答对但没有格式”和“格式全对但答错”，谁高？
@@ -185,7 +185,7 @@ def group_advantages(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
     ### END SOLUTION
 
 # %% check="group_advantages"
-policy_gradient.GROUP_ADVANTAGES(group_advantages)
+checks.GROUP_ADVANTAGES(group_advantages)
 
 # %% [markdown]
 # 四道题，每题 8 条回答。**先猜一猜**：全都答对的那一组，优势是多少？只有一条答对的那一组，那一条的优势有多大？
@@ -227,7 +227,7 @@ def frac_reward_zero_std(rewards: torch.Tensor, group_size: int) -> float:
     ### END SOLUTION
 
 # %% check="frac_reward_zero_std"
-policy_gradient.FRAC_REWARD_ZERO_STD(frac_reward_zero_std)
+checks.FRAC_REWARD_ZERO_STD(frac_reward_zero_std)
 
 # %% [markdown]
 # ### 练习 6：一步里有几道题
@@ -247,7 +247,7 @@ def prompts_per_step(per_device_batch: int, devices: int, accumulation: int, num
     ### END SOLUTION
 
 # %% check="prompts_per_step"
-policy_gradient.PROMPTS_PER_STEP(prompts_per_step)
+checks.PROMPTS_PER_STEP(prompts_per_step)
 
 # %% [markdown]
 # 分不成整组时，TRL 在训练之前就会拒绝。看看它的原话：
@@ -306,7 +306,7 @@ def grpo_loss(logps, old_logps, advantages, mask, epsilon):
     ### END SOLUTION
 
 # %% check="grpo_loss"
-policy_gradient.GRPO_LOSS(grpo_loss)
+checks.GRPO_LOSS(grpo_loss)
 
 # %% [markdown]
 # ### 损失是 0，不等于没有学
@@ -387,7 +387,7 @@ REWARDS, WEIGHTS = [rewards.theme_in_form, rewards.verse_rhyme], [1.0, 0.25]
 
 def sit_exam(policy):
     """答一遍考卷；`reward` 一列是这一课要提高的可验证奖励。"""
-    table = verse_exam.sit(policy, tokenizer, exam, max_new_tokens=40)
+    table = verse_exam.evaluate_policy(policy, tokenizer, exam, max_new_tokens=40)
     scores = [f(table["text"].tolist(), **columns) for f in REWARDS]
     return table.assign(in_form=scores[0], reward=[sum(w * s for w, s in zip(WEIGHTS, row)) for row in zip(*scores)])
 
@@ -408,7 +408,7 @@ before[["form", "rhyme", "theme", "tone", "reward"]].mean().round(3)
 # %%
 import copy
 
-from lab_utils.training import grpo
+from lab_utils.training import grpo, history
 from transformers import PrinterCallback
 
 prompts = grpo.dataset(verse_exam.questions("reward", 160, FORMS))
@@ -426,7 +426,7 @@ def train(model, functions, weights, keep, **other):
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     names = [function.__name__ for function in functions]
-    return grpo.frame(trainer.state.log_history, dict(zip(names, weights)))
+    return history.reward_steps(trainer.state.log_history, dict(zip(names, weights)))
 
 # %% [markdown]
 # **先猜一猜**：这个奖励没有上限，也不问形式。模型会怎么做？
@@ -457,7 +457,7 @@ poems(cheat_samples)
 # %% tags=["volatile"]
 plots.use_course_style()
 _, (upper, lower) = plt.subplots(2, 1, figsize=(7.5, 4.6), sharex=True)
-plots.rise_and_fall(
+plots.reward_vs_quality(
     upper, lower, hacked, "theme_word_count", {"verse_form": "形式正确"}, ("切题的字数", "回答的比例")
 )
 upper.set_title("奖励作弊：奖励越来越高，诗越来越少")
@@ -492,7 +492,7 @@ print(f"{len(log)} 步，用时 {seconds:.0f} 秒（处理器时间 {cpu:.0f} �
 plots.curve(log, "reward", "补好的奖励：一批题目上的平均奖励在上升", "奖励（满分 1.25）", smooth=8);
 
 # %% [markdown]
-# 每一步抽到的题不同，所以浅色线在抖；看移动平均 (moving mean)。另有一处小心：TRL 用加权的和去学，日志里的 `reward` 一列却是不加权的和，`grpo.frame` 已经按权重重算。再看第 1 步的损失和梯度，正是第 3 节说的那种 0：
+# 每一步抽到的题不同，所以浅色线在抖；看移动平均 (moving mean)。另有一处小心：TRL 用加权的和去学，日志里的 `reward` 一列却是不加权的和，`history.reward_steps` 已经按权重重算。再看第 1 步的损失和梯度，正是第 3 节说的那种 0：
 
 # %% tags=["volatile"]
 columns_shown = ["step", "loss", "grad_norm", "frac_reward_zero_std", "reward", "theme_in_form", "verse_rhyme"]
@@ -511,8 +511,8 @@ after = sit_exam(tuned)
 names = {"form": "形式", "rhyme": "押韵", "theme": "切题", "tone": "平仄",
          "in_form": "theme_in_form", "reward": "可验证的奖励（加权和）"}
 for mark, name in names.items():
-    print(f"{name}：{before[mark].mean():.3f} → {after[mark].mean():.3f}，变化 {verse_exam.change(before, after, mark)}")
-gain = verse_exam.change(before, after, "reward")
+    print(f"{name}：{before[mark].mean():.3f} → {after[mark].mean():.3f}，变化 {verse_exam.paired_change(before, after, mark)}")
+gain = verse_exam.paired_change(before, after, "reward")
 share = gain.value / before["reward"].mean()
 print(f"\n奖励提高了原来的 {share:.0%}；区间不含 0：{gain.excludes(0)}")
 
@@ -520,7 +520,7 @@ print(f"\n奖励提高了原来的 {share:.0%}；区间不含 0：{gain.excludes
 shown = ("form", "rhyme", "theme", "good")
 titles = dict(zip(shown, ("形式", "押韵", "切题", "三样都好")))
 tables = {"训练前": before, "作弊的奖励": cheated, "补好的奖励": after}
-marks = {name: verse_exam.rates(table, shown) for name, table in tables.items()}
+marks = {name: verse_exam.mark_rates(table, shown) for name, table in tables.items()}
 bars = {titles[m]: {name: marks[name][m] for name in tables} for m in shown}
 plots.rates(bars, "同一份考卷：训练前、作弊、补好之后", "平均得分")
 course.record(
@@ -584,7 +584,7 @@ print(command)
 
 # %% tags=["volatile"]
 done = swift.run(command)
-swift_log = grpo.frame(done.log.to_dict("records"))
+swift_log = history.reward_steps(done.log.to_dict("records"))
 swift_log[["step", "loss", "grad_norm", "frac_reward_zero_std", "reward", "theme_in_form", "verse_rhyme"]].round(4)
 
 # %% [markdown]
@@ -624,7 +624,7 @@ big = GRPOConfig(
     output_dir="output/gsm8k", use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=0.4,
     gradient_checkpointing=True, bf16=on_gpu, use_cpu=not on_gpu, report_to="none", **gsm8k,
 )
-print(f"一步 {big.generation_batch_size} 条回答，{policy_gradient.prompts_per_step(6, 1, 4, 6)} 道题；"
+print(f"一步 {big.generation_batch_size} 条回答，{checks.prompts_per_step(6, 1, 4, 6)} 道题；"
       f"250 步一共写 {250 * big.generation_batch_size} 条")
 
 # %% [markdown]

@@ -26,11 +26,11 @@ print(f"底座 {base.name}，第 05 课的适配器 {adapter.name}")
 # 先做一次很短的训练：只走 2 步，只为看它留下什么。这一次让它把优化器的状态 (optimizer state) 也存下来，这是许多教程的默认做法。
 
 # %% tags=["volatile"]
-from lab_utils.data import formats
+from lab_utils.data.jsonl import read_jsonl, write_jsonl
 
 recipe = profile.RECIPES["cpu"]["verse"]
 few = output / "few.jsonl"
-formats.write_jsonl(few, formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32])
+write_jsonl(few, read_jsonl(course.dataset("verse_sft") / "train.jsonl")[:32])
 keep_all = dict(max_steps=2, save_strategy="steps", save_steps=2, save_only_model=False)
 trained = swift.run(swift.sft_command(recipe, setting, few, output / "short", **keep_all))
 print(f"用时 {trained.seconds:.0f} 秒")
@@ -79,9 +79,9 @@ def kind_of(names: list[str]) -> str:
     ### END SOLUTION
 
 # %% check="kind_of"
-from lab_utils.checks import export as checking
+from lab_utils.checks import export as checks
 
-checking.KIND_OF(kind_of)
+checks.KIND_OF(kind_of)
 
 # %% [markdown]
 # `export.classify` 看得更细：权重文件是不是写了一半、索引里的张量在不在、是底座还是合并过的。`export.resolve` 从任何一种文件夹找到要用的那一个，不用手抄 `checkpoint-步数`。
@@ -124,7 +124,7 @@ def merge_state(base: dict, adapter: dict, r: int, lora_alpha: float) -> dict:
     ### END SOLUTION
 
 # %% check="merge_state"
-checking.MERGE_STATE(merge_state)
+checks.MERGE_STATE(merge_state)
 
 # %% [markdown]
 # 真的项目里用现成的工具。两条路都走：peft 的 `merge_and_unload`，和 `swift export --merge_lora`。后者的命令是：
@@ -146,7 +146,7 @@ weights = load_file(merged / "model.safetensors")
 config = json.loads((adapter / "adapter_config.json").read_text())
 start = {name: w.float() for name, w in load_file(base / "model.safetensors").items()}
 update = load_file(adapter / "adapter_model.safetensors")
-by_hand = checking.merge_state(start, update, config["r"], config["lora_alpha"])
+by_hand = checks.merge_state(start, update, config["r"], config["lora_alpha"])
 for name, other in {"swift": load_file(by_swift / "model.safetensors"), "手算": by_hand}.items():
     worst = max((weights[key] - other[key]).abs().max().item() for key in weights)
     print(f"peft 与 {name}：{len(other)} 个张量，最多相差 {worst:.1e}")
@@ -202,13 +202,13 @@ def drift(reference: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
     ### END SOLUTION
 
 # %% check="drift"
-checking.DRIFT(drift)
+checks.DRIFT(drift)
 
 # %% tags=["volatile"]
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 from lab_utils.evaluation.drift import answer_logits
 
-exam = eval_prompts(per_form=13)[:50]
+exam = held_out_questions(per_form=13)[:50]
 prompts = [row["messages"] for row in exam]
 length = 90
 reference = export.local(base, adapter)
@@ -325,7 +325,7 @@ def first_difference(a: list[int], b: list[int]) -> int | None:
     ### END SOLUTION
 
 # %% check="first_difference"
-checking.FIRST_DIFFERENCE(first_difference)
+checks.FIRST_DIFFERENCE(first_difference)
 
 # %% [markdown]
 # 正式的闸门：底座加适配器，对合并后的模型，50 条提示。
@@ -384,7 +384,7 @@ def cells(report) -> dict:
 ax = plots.axes("四种错误都被拦下；橙色是最早发现的一步\n", "", "")
 ax.figure.set_size_inches(9, 2.8)
 stages = {"prompt": "① 提示的词元", "logits": "② 对数概率", "text": "③ 文字和结束"}
-plots.caught_at(ax, {name: cells(report) for name, report in reports.items()}, stages)
+plots.parity_table(ax, {name: cells(report) for name, report in reports.items()}, stages)
 
 # %% [markdown]
 # 最早的差别指着原因，后面的多半是它的后果。模板错了，文字当然也不同；只看文字，就不知道该改模板还是改权重。
@@ -436,7 +436,7 @@ def chatml(messages: list[dict]) -> str:
     ### END SOLUTION
 
 # %% check="chatml"
-checking.CHATML(chatml)
+checks.CHATML(chatml)
 
 # %% [markdown]
 # `export.modelfile` 写出 Modelfile 之前，先把 Go 模板和分词器自己的模板在几段对话上各渲染一遍，不同就拒绝。
@@ -467,7 +467,7 @@ def missing_shards(index: dict, names: list[str]) -> list[str]:
     ### END SOLUTION
 
 # %% check="missing_shards"
-checking.MISSING_SHARDS(missing_shards)
+checks.MISSING_SHARDS(missing_shards)
 
 # %% tags=["volatile"]
 broken = output / "broken"
@@ -480,7 +480,7 @@ token = "hf_" + "x" * 34
 lost = sorted(broken.glob("model-*.safetensors"))[-1]
 lost.unlink()
 index = json.loads((broken / "model.safetensors.index.json").read_text())
-print(f"缺：{checking.missing_shards(index, [file.name for file in broken.iterdir()])}\n")
+print(f"缺：{checks.missing_shards(index, [file.name for file in broken.iterdir()])}\n")
 for folder in (adapter, output / "natural", broken):
     print(f"【{folder.name}】", *export.preflight(folder), sep="\n  ")
 

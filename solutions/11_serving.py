@@ -168,9 +168,9 @@ def request_body(model: str, text: str, max_tokens: int, thinking: bool | None) 
     ### END SOLUTION
 
 # %% check="request_body"
-from lab_utils.checks import serving as checking
+from lab_utils.checks import serving as checks
 
-checking.REQUEST_BODY(request_body)
+checks.REQUEST_BODY(request_body)
 
 # %% [markdown]
 # 这个请求体，用什么发都行。最朴素的是 `curl`，密钥放在环境变量里：
@@ -304,7 +304,7 @@ def stream_text(line: str) -> str | None:
     ### END SOLUTION
 
 # %% check="stream_text"
-checking.STREAM_TEXT(stream_text)
+checks.STREAM_TEXT(stream_text)
 
 # %% [markdown]
 # 库替你做的就是这件事。下面用 `openai` 流式地要，每一段之间画一条竖线：一段就是一个词元。
@@ -430,7 +430,7 @@ def length_tokens(text: str) -> int:
     ### END SOLUTION
 
 # %% check="length_tokens"
-checking.LENGTH_TOKENS(length_tokens)
+checks.LENGTH_TOKENS(length_tokens)
 
 # %% [markdown]
 # 第 1 节启动时写的是 `max_model_len="0.5k"`。它把这认作几？问它自己。再发两个长请求：提示词 448 个词元、要写 64 个；提示词 512 个。
@@ -460,9 +460,9 @@ else:
 # “回答看起来不错”不是证据。第 10 课的闸门 (parity gate) 把服务器和 transformers 放在一起，逐条比三样：提示词的词元、下一个词元的对数概率、贪心解码的文字。50 条提示，一条也不能差。
 
 # %% tags=["volatile"]
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.evaluation.verse_exam import held_out_questions
 
-questions = [row["messages"][0]["content"] for row in eval_prompts(per_form=13)][:50]
+questions = [row["messages"][0]["content"] for row in held_out_questions(per_form=13)][:50]
 tuned = export.local(base, adapter, dtype=setting.torch_dtype)
 if server:
     gate = export.parity(tuned, server.candidate("poet"), questions, dtype=setting.torch_dtype)
@@ -482,7 +482,7 @@ print(export.parity(tuned, server.candidate("base"), questions[:5], dtype=settin
 # 先停掉第一个服务器。停没停干净，不要猜，看进程和端口。
 
 # %% tags=["volatile"]
-from lab_utils.serving.guard import session_members
+from lab_utils.guard import session_members
 
 def traces(server):
     """服务器的进程号，和它的端口还有没有人应答。"""
@@ -643,7 +643,7 @@ def first_and_gap(sent: float, pieces: list[float]) -> tuple[float, float]:
     ### END SOLUTION
 
 # %% check="first_and_gap"
-checking.FIRST_AND_GAP(first_and_gap)
+checks.FIRST_AND_GAP(first_and_gap)
 
 # %% [markdown]
 # ### 练习 5：最慢的那几个人
@@ -664,7 +664,7 @@ def percentile(values: list[float], q: float) -> float:
     ### END SOLUTION
 
 # %% check="percentile"
-checking.PERCENTILE(percentile)
+checks.PERCENTILE(percentile)
 
 # %% [markdown]
 # 现在量。失败的请求也记下来：一个丢了一半请求的服务器，看起来总是很快。
@@ -674,7 +674,7 @@ checking.PERCENTILE(percentile)
 # %% tags=["volatile"]
 from lab_utils.serving import load
 
-crowd = [row["messages"][0]["content"] for row in eval_prompts(per_form=8)]
+crowd = [row["messages"][0]["content"] for row in held_out_questions(per_form=8)]
 loads = {1: crowd[:4], 8: crowd[:8], 32: crowd}
 NAIVE, BATCHED, VLLM = "包装（一次一个）", "transformers 批处理", "vLLM"
 
@@ -791,7 +791,7 @@ def continuous_steps(lengths: list[int], slots: int) -> int:
     ### END SOLUTION
 
 # %% check="continuous_steps"
-checking.CONTINUOUS_STEPS(continuous_steps)
+checks.CONTINUOUS_STEPS(continuous_steps)
 
 # %% [markdown]
 # 现在让请求陆续到达，长短不一（都按固定的随机种子），4 个槽位，两种办法各画一条时间线。**先猜一猜**：槽位的利用率各是多少？
@@ -806,7 +806,7 @@ fig, panels = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
 for panel, (name, plan) in zip(panels, {"静态批处理": static, "连续批处理": continuous}.items()):
     plots.batching_timeline(panel, plan, steps=static.makespan)
     panel.set_title(
-        f"{name}：{plan.makespan} 步做完，利用率 {plan.utilisation:.0%}，平均延迟 {plan.mean_latency:.0f} 步",
+        f"{name}：{plan.makespan} 步做完，利用率 {plan.utilization:.0%}，平均延迟 {plan.mean_latency:.0f} 步",
         fontsize=11,
     )
 panels[0].set_xlabel("")
@@ -845,7 +845,7 @@ def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, dtype_bytes: i
     ### END SOLUTION
 
 # %% check="kv_bytes_per_token"
-checking.KV_BYTES_PER_TOKEN(kv_bytes_per_token)
+checks.KV_BYTES_PER_TOKEN(kv_bytes_per_token)
 
 # %% [markdown]
 # 公式对不对，拿真的缓存量一量：让小诗读一段提示，数一数它的缓存里有多少字节。
@@ -853,11 +853,13 @@ checking.KV_BYTES_PER_TOKEN(kv_bytes_per_token)
 # %%
 import torch
 
+from lab_utils import vram
+
 ids = tokenizer("春眠不觉晓，处处闻啼鸟。", return_tensors="pt").input_ids
 with torch.no_grad():
     cache = model(ids, use_cache=True).past_key_values
 held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-each = scheduling.kv_bytes_per_token(model.config, dtype_bytes=4)
+each = vram.kv_bytes_per_token(model.config, dtype_bytes=4)
 print(f"缓存里 {held} 字节 ÷ {ids.shape[1]} 个词元 = {held // ids.shape[1]}；公式：{each}")
 
 # %% [markdown]
@@ -877,7 +879,7 @@ def blocks_needed(lengths: list[int], block_size: int) -> int:
     ### END SOLUTION
 
 # %% check="blocks_needed"
-checking.BLOCKS_NEEDED(blocks_needed)
+checks.BLOCKS_NEEDED(blocks_needed)
 
 # %% [markdown]
 # 同一块内存，1024 个位置，同一队请求，两种办法各放得下几个？每一格是几个位置，数字是请求的编号。
@@ -903,8 +905,8 @@ fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", n
 
 # %% tags=["volatile"]
 course.record(
-    static_utilisation=static.utilisation,
-    continuous_utilisation=continuous.utilisation,
+    static_utilisation=static.utilization,
+    continuous_utilisation=continuous.utilization,
     kv_waste_contiguous=reserved.waste,
     kv_waste_paged=paged.waste,
     requests_fit={"contiguous": reserved.admitted, "paged": paged.admitted},

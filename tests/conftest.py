@@ -62,7 +62,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_qwen3(tokenizer):
-    """Makes a random two-layer Qwen3, always the same, for the shipped tokenizer; or changed in its config."""
+    """Makes a random two-layer Qwen3, the same for the same seed, for the shipped tokenizer; or changed in its config."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -80,8 +80,8 @@ def tiny_qwen3(tokenizer):
         "pad_token_id": pad,
     }
 
-    def make(**changed):
-        torch.manual_seed(0)
+    def make(seed=0, **changed):
+        torch.manual_seed(seed)
         return Qwen3ForCausalLM(Qwen3Config(**{**settings, **changed}))
 
     return make

@@ -7,9 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from lab_utils import lora, models, params
+from lab_utils.linear_layers import PEFT_PREFIX
 from lab_utils.lora import LoRALinear, inject, merge, unmerge
 
 VARIANTS = {
@@ -27,20 +27,15 @@ def shipped():
     return models.load(models.SHIPPED, dtype="float64")[0]
 
 
-def tiny(bias: bool = True) -> Qwen3ForCausalLM:
-    """A Qwen3 of two layers in float64, with or without biases in its attention."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        attention_bias=bias,
-    )
-    return Qwen3ForCausalLM(config).double()
+@pytest.fixture
+def tiny(tiny_qwen3):
+    """Makes a Qwen3 of two layers in float64, with or without biases in its attention."""
+
+    def make(bias: bool = True) -> nn.Module:
+        sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "head_dim": 8}
+        return tiny_qwen3(**sizes, attention_bias=bias, pad_token_id=None, eos_token_id=1).double()
+
+    return make
 
 
 def set_randomly(model: nn.Module) -> None:
@@ -78,7 +73,7 @@ def by_name(model: nn.Module, gradients) -> dict[str, torch.Tensor]:
     """Gradients under peft's names of their parameters."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     plain = [
-        name.removeprefix(lora.PEFT_PREFIX)
+        name.removeprefix(PEFT_PREFIX)
         .replace(".default", "")
         .replace("_vector.weight", "")
         .removesuffix(".weight")
@@ -89,7 +84,7 @@ def by_name(model: nn.Module, gradients) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
-def test_equals_peft_in_outputs_gradients_and_merged_weights(variant, bias):
+def test_equals_peft_in_outputs_gradients_and_merged_weights(tiny, variant, bias):
     ours, theirs = pair(tiny(bias), **variant)
     ids = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(2))
     loss, logits, gradients = loss_and_gradients(ours, ids)
@@ -123,16 +118,16 @@ def test_equals_peft_on_the_layers_of_the_shipped_model(shipped, variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_dropout_drops_what_peft_drops(variant):
+def test_dropout_drops_what_peft_drops(tiny, variant):
     ours, theirs = pair(tiny(), dropout=0.4, **variant)
     ids = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(2))
     without = ours.eval()(input_ids=ids).logits
     ours.train()
     theirs.train()
     torch.manual_seed(5)
-    loss, logits, gradients = loss_and_gradients(ours, ids)
+    _loss, logits, gradients = loss_and_gradients(ours, ids)
     torch.manual_seed(5)
-    peft_loss, peft_logits, peft_gradients = loss_and_gradients(theirs, ids)
+    _peft_loss, peft_logits, peft_gradients = loss_and_gradients(theirs, ids)
     assert (logits - without).abs().max() > 1e-3
     assert_same(logits, peft_logits)
     for got, want in zip(gradients, peft_gradients, strict=True):
@@ -157,7 +152,7 @@ def test_starts_from_the_numbers_peft_starts_from(init):
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_step_zero_is_the_base_to_the_last_bit(variant, dtype):
+def test_step_zero_is_the_base_to_the_last_bit(tiny, variant, dtype):
     model = tiny().to(dtype)
     ids = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(2))
     before = model(input_ids=ids).logits
@@ -166,7 +161,7 @@ def test_step_zero_is_the_base_to_the_last_bit(variant, dtype):
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_merging_changes_no_output_and_can_be_undone(variant):
+def test_merging_changes_no_output_and_can_be_undone(tiny, variant):
     model = tiny()
     inject(model, TARGETS, 4, 6, **variant)
     set_randomly(model)
@@ -188,7 +183,7 @@ def test_merging_changes_no_output_and_can_be_undone(variant):
     assert_same(model(input_ids=ids).logits, before)
 
 
-def test_merging_twice_or_unmerging_first_is_refused_and_changes_nothing():
+def test_merging_twice_or_unmerging_first_is_refused_and_changes_nothing(tiny):
     model = tiny()
     inject(model, TARGETS, 4, 6)
     set_randomly(model)
@@ -217,7 +212,7 @@ def test_a_merged_layer_refuses_to_train():
     assert layer.eval()(torch.ones(1, 4)).shape == (1, 3)
 
 
-def test_one_broken_adapter_stops_the_merge_before_any_weight_changes():
+def test_one_broken_adapter_stops_the_merge_before_any_weight_changes(tiny):
     model = tiny()
     names = inject(model, TARGETS, 4, 6)
     set_randomly(model)
@@ -240,7 +235,7 @@ def test_a_dora_magnitude_of_zero_is_not_merged():
     assert not layer.merged
 
 
-def test_only_the_adapter_is_trained_and_training_moves_it():
+def test_only_the_adapter_is_trained_and_training_moves_it(tiny):
     model = tiny()
     names = inject(model, TARGETS, 2, 4, use_dora=True)
     assert [n for n in names if n.endswith("q_proj")] == [
@@ -287,16 +282,16 @@ def test_a_half_precision_base_gets_a_float32_adapter():
     torch.testing.assert_close(layer(x).float(), exact, rtol=0.02, atol=0.02)
 
 
-def test_injection_keeps_each_layers_mode():
+def test_injection_keeps_each_layers_mode(tiny):
     model = tiny().eval()
     inject(model, ["q_proj"], 2, 4)
     assert not any(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize(
-    "targets, message",
+    ("targets", "message"),
     [
-        (["q_proj", "vproj"], r"'vproj'（no match）.*是不是 'v_proj'"),
+        (["q_proj", "vproj"], r"'vproj' 结尾 \(no match\).*是不是 'v_proj'"),
         (["proj"], "no match"),
         ("q_proj", r"targets 要列表，例如 \['q_proj'\]"),
         ([], "targets 是空的.*down_proj"),
@@ -304,7 +299,7 @@ def test_injection_keeps_each_layers_mode():
         (["embed_tokens"], "收到的是 Embedding"),
     ],
 )
-def test_targets_that_fit_nothing_are_named_and_the_model_stays(targets, message):
+def test_targets_that_fit_nothing_are_named_and_the_model_stays(tiny, targets, message):
     model = tiny()
     before = [(name, p.requires_grad) for name, p in model.named_parameters()]
     with pytest.raises((TypeError, ValueError), match=message):
@@ -322,7 +317,7 @@ def test_all_linear_is_every_linear_layer_but_the_head(shipped):
         inject(nn.Sequential(nn.ReLU()), "all-linear", 2, 4)
 
 
-def test_injecting_twice_is_refused():
+def test_injecting_twice_is_refused(tiny):
     model = tiny()
     inject(model, ["q_proj"], 2, 4)
     with pytest.raises(ValueError, match="already injected"):
@@ -335,13 +330,13 @@ def test_a_tied_head_is_refused(shipped):
 
 
 @pytest.mark.parametrize("call", [merge, unmerge, lora.adapter_state])
-def test_without_an_adapter_there_is_nothing_to_merge_or_save(call):
+def test_without_an_adapter_there_is_nothing_to_merge_or_save(tiny, call):
     with pytest.raises(ValueError, match="没有 LoRALinear"):
         call(tiny())
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"r": 0}, "正整数，收到 0"),
         ({"r": 2.0}, "正整数，收到 2.0"),

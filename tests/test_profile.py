@@ -10,15 +10,17 @@ from lab_utils import models, profile
 @pytest.fixture(autouse=True)
 def no_override(monkeypatch):
     monkeypatch.delenv("LAB_PROFILE", raising=False)
+    monkeypatch.delenv("LAB_MODEL", raising=False)
 
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """Sets what torch answers about CUDA: `cuda(seen, bf16)`."""
+    """Sets what torch answers about CUDA: `cuda(seen, bf16, capability)`."""
     import torch
 
-    def answer(seen: bool, bf16: bool = True) -> None:
+    def answer(seen: bool, bf16: bool = True, capability: tuple[int, int] = (7, 5)) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
 
     return answer
@@ -33,12 +35,36 @@ def test_cpu_is_chosen_without_cuda_and_computes_in_float32(cuda):
     assert "CUDA" in chosen.reason
 
 
-@pytest.mark.parametrize(("bf16", "dtype"), [(True, "bfloat16"), (False, "float16")])
-def test_gpu_is_chosen_with_cuda_in_a_dtype_the_card_has(cuda, bf16, dtype):
-    cuda(True, bf16)
+@pytest.mark.parametrize(
+    ("bf16", "capability", "dtype"),
+    [(True, (9, 0), "bfloat16"), (False, (7, 5), "float16"), (False, (6, 1), "float32")],
+)
+def test_gpu_is_chosen_with_cuda_in_a_dtype_the_card_has(cuda, bf16, capability, dtype):
+    cuda(True, bf16, capability)
     chosen = profile.current()
     assert (chosen.name, chosen.device, chosen.base_model) == ("gpu", "cuda", "Qwen3-0.6B")
     assert chosen.torch_dtype == chosen.quant_compute_dtype == dtype
+    assert bf16 or f"改用 {dtype}" in chosen.reason
+
+
+def test_lab_model_puts_the_shipped_model_with_its_own_recipe_on_a_gpu(cuda, monkeypatch):
+    cuda(True)
+    monkeypatch.setenv("LAB_MODEL", models.SHIPPED)
+    chosen = profile.current()
+    assert (chosen.name, chosen.device, chosen.base_model) == ("gpu", "cuda", models.SHIPPED)
+    assert chosen.sft == profile.RECIPES["cpu"]["verse"]
+    assert chosen.quant_compute_dtype == "bfloat16"
+    assert "LAB_MODEL=xiaoshi-base" in chosen.reason
+    assert chosen.recipe("classical_chinese").model == "Qwen2.5-7B-Instruct"
+
+
+def test_lab_model_may_be_a_folder_and_is_the_same_from_another_one(cuda, monkeypatch, tmp_path):
+    cuda(False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAB_MODEL", "./mine")
+    chosen = profile.current()
+    assert chosen.base_model == chosen.sft.model == str(tmp_path / "mine")
+    assert chosen.sft.learning_rate == profile.RECIPES["cpu"]["verse"].learning_rate
 
 
 @pytest.mark.parametrize("value", ["cpu", " CPU "])
@@ -93,7 +119,7 @@ def test_every_recipe_names_a_known_model_and_fits_together():
 
 def test_the_cpu_profile_needs_no_download():
     chosen = {recipe.model for recipe in profile.RECIPES["cpu"].values()}
-    assert {models.REGISTRY[name].source for name in chosen} == {"shipped"}
+    assert {type(models.REGISTRY[name]) for name in chosen} == {models.Shipped}
 
 
 def test_the_classical_chinese_recipe_is_the_one_the_course_states():

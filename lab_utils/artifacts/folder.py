@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lab_utils import models
 from lab_utils.artifacts.checkpoint import find_checkpoint, is_checkpoint, is_version, newest_version
+from lab_utils.errors import InvalidValue, NotFound
 
 MERGE_RECORD = "merge.json"
 """What `merge` leaves in the folder it writes: base, adapter, rank, alpha, dtype."""
@@ -41,11 +42,11 @@ class Artifact:
 def classify(folder: str | Path) -> Artifact:
     """What `folder` is, from its files alone; nothing is loaded. A `.gguf` file may be given too.
 
-    Raises FileNotFoundError when there is nothing at `folder`.
+    Raises NotFound when there is nothing at `folder`.
     """
     folder = Path(folder)
     if not folder.exists():
-        raise FileNotFoundError(f"没有这个文件夹：{folder}。检查路径，或先运行产生它的那一步。")
+        raise NotFound(f"没有这个文件夹：{folder}", "请检查路径，或先运行产生它的那一步")
     if folder.is_file():
         kind, why = _file(folder)
     elif (folder / "adapter_config.json").is_file() or any((folder / n).is_file() for n in ADAPTER_WEIGHTS):
@@ -66,17 +67,17 @@ def classify(folder: str | Path) -> Artifact:
 def resolve(folder: str | Path, which: str = "last") -> Path:
     """The folder meant: of a run its `last` or `best` checkpoint, anything else complete is itself.
 
-    Raises FileNotFoundError when there is nothing, or no checkpoint of a run that came to its end;
-    ValueError for a folder that is incomplete or not a model.
+    Raises NotFound when there is nothing, or no checkpoint of a run that came to its end; InvalidValue
+    for a folder that is incomplete or not a model.
     """
-    found = classify(folder)
-    if found.kind == "run" or (found.folder.is_dir() and is_checkpoint(found.folder)):
-        return find_checkpoint(found.folder, which)
-    if found.kind == "incomplete" and _is_run(found.folder):
-        return find_checkpoint(found.folder, which)  # raises, saying what the run lacks
-    if found.kind in ("incomplete", "unknown"):
-        raise ValueError(f"{found.folder} 不能用（{found.kind}）：{found.why}。")
-    return found.folder
+    artifact = classify(folder)
+    if artifact.kind == "run" or (artifact.folder.is_dir() and is_checkpoint(artifact.folder)):
+        return find_checkpoint(artifact.folder, which)
+    if artifact.kind == "incomplete" and _is_run(artifact.folder):
+        return find_checkpoint(artifact.folder, which)  # raises, saying what the run lacks
+    if artifact.kind in ("incomplete", "unknown"):
+        raise InvalidValue(f"{artifact.folder} 不能用（{artifact.kind}）：{artifact.why}", "请换一个文件夹")
+    return artifact.folder
 
 
 def model_folder(model: str | Path) -> Path:
@@ -178,10 +179,10 @@ def _model(folder: Path) -> tuple[str, str]:
 
 def _run(folder: Path) -> tuple[str, str]:
     try:
-        found = find_checkpoint(folder)
-    except FileNotFoundError as error:
+        last = find_checkpoint(folder)
+    except NotFound as error:
         return "incomplete", str(error).rstrip("。")
-    return "run", f"一次训练的文件夹，里面最后的检查点是 {found.name}；它自己不是模型"
+    return "run", f"一次训练的文件夹，里面最后的检查点是 {last.name}；它自己不是模型"
 
 
 def _is_run(folder: Path) -> bool:

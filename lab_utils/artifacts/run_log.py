@@ -1,26 +1,57 @@
 """Read the log that ms-swift writes while it trains (`logging.jsonl`)."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
 
+from lab_utils.errors import InvalidValue
+from lab_utils.files import GrowingFile
+
 FILE = "logging.jsonl"
 
 
-def read_log(path: Path) -> list[dict]:
-    """Lines of a `logging.jsonl` that are whole; a last line still being written is left out."""
-    rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, 1):
+class LogReader:
+    """Reads a `logging.jsonl` that grows: each look reads and parses only what is new."""
+
+    def __init__(self, path: Path):
+        self.path, self.lines = path, 0
+        self._file, self._rest = GrowingFile(path), b""
+
+    def read_new(self) -> list[dict]:
+        """Rows appended since the last look; a line that is still being written waits for the next.
+
+        Raises InvalidValue for a whole line that isn't JSON.
+        """
+        whole, newline, self._rest = (self._rest + self._file.read_new()).rpartition(b"\n")
+        return [row for line in whole.split(b"\n") for row in self._rows(line)] if newline else []
+
+    def read_rest(self) -> list[dict]:
+        """The last line, if it is a row though no end of line stands behind it."""
+        with contextlib.suppress(InvalidValue):
+            return self._rows(self._rest)
+        return []
+
+    def _rows(self, line: bytes) -> list[dict]:
+        """The one row of a line, none for an empty line or for JSON that is no row."""
+        self.lines += 1
+        if not line.strip():
+            return []
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8", errors="replace"))
         except json.JSONDecodeError:
-            if number < len(lines):
-                raise ValueError(f"训练日志 {path} 第 {number} 行不是完整的 JSON。") from None
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+            what = f"训练日志第 {self.lines} 行不是完整的 JSON"
+            raise InvalidValue(what, "这个文件被改动过，请重新运行训练", str(self.path)) from None
+        return [row] if isinstance(row, dict) else []
+
+
+def read_log(path: Path) -> list[dict]:
+    """Rows of a `logging.jsonl`, empty when there is none; a last line still being written is left out.
+
+    Raises InvalidValue for a line that isn't JSON.
+    """
+    reader = LogReader(path)
+    return reader.read_new() + reader.read_rest()
 
 
 def step_of(row: dict) -> tuple[int, int] | None:
@@ -31,13 +62,11 @@ def step_of(row: dict) -> tuple[int, int] | None:
 
 def steps(rows: list[dict]) -> list[dict]:
     """Rows of training steps and evaluations with an integer `step` added; summaries left out."""
-    out = []
-    for row in rows:
-        if (at := step_of(row)) and "train_runtime" not in row:
-            out.append(
-                {"step": at[0], **{k: v for k, v in row.items() if not isinstance(v, (str, list, dict))}}
-            )
-    return out
+    return [
+        {"step": at[0], **{k: v for k, v in row.items() if not isinstance(v, (str, list, dict))}}
+        for row in rows
+        if (at := step_of(row)) and "train_runtime" not in row
+    ]
 
 
 def summary(rows: list[dict]) -> dict:

@@ -8,14 +8,32 @@ of the general one. A check never shows the expected value of a case it calls an
 
 import copy
 import html
+import re
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Number
+from pathlib import Path
+from random import Random
 from typing import Any
 
-import numpy as np
+from lab_utils.checks.compare import difference, value_key
+from lab_utils.errors import LabError
+
+DRAWS_PER_CASE = 50
+"""Draws that a hidden case may take before the generator counts as too poor."""
+MESSAGE_LIMIT = 300
+"""Characters of an error, or of a line of code, that a verdict shows."""
+STUB_MESSAGE = "在这里写你的代码"
+"""What the error of an unwritten exercise says."""
+_LINE = re.compile(r"（第 \d+ 行）$")
+_LIBRARIES = (
+    *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
+    str(Path(__file__).parents[1]),
+    "<frozen",
+)
+"""Where the files of Python, of installed packages and of this one lie."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +72,20 @@ class Verdict:
         return f"{mark} {self.check}：{self.message}{hint}"
 
     def _repr_html_(self) -> str:
-        colour = "#1a7f37" if self.ok else "#9a6700" if self.stage == "not_yet" else "#cf222e"
+        color = "#1a7f37" if self.ok else "#9a6700" if self.stage == "not_yet" else "#cf222e"
         text = html.escape(str(self)).replace("\n", "<br>")
-        return f'<div style="border-left:4px solid {colour};padding:.4em .8em;margin:.2em 0">{text}</div>'
+        return f'<div style="border-left:4px solid {color};padding:.4em .8em;margin:.2em 0">{text}</div>'
 
 
-class CheckFailed(AssertionError):
-    """Raised by a check cell that does not pass. Shown in a notebook as one line."""
+class CheckFailed(LabError, AssertionError):
+    """Raised by a check cell that does not pass, after its verdict is shown: in a notebook one line is enough."""
 
     def __init__(self, verdict: Verdict):
-        super().__init__(str(verdict))
+        super().__init__(verdict.message, verdict.hint, f"练习 {verdict.check}")
         self.verdict = verdict
 
     def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: 练习 {self.verdict.check} 还没有通过，见上面的说明"]
+        return [f"{type(self).__name__}: 练习 {self.verdict.check} 还没有通过，见上面的说明。"]
 
 
 class NotYet(CheckFailed):
@@ -78,9 +96,10 @@ class NotYet(CheckFailed):
 class Check:
     """A check of one exercise. Call it with the student's function.
 
-    `reference` is the right answer; `tolerance` is relative and absolute, for floats.
-    Raises NotYet for an untouched stub and CheckFailed for a wrong answer, after showing
-    the verdict; shows the verdict and returns nothing when the answer is right.
+    `reference` is the right answer; `tolerance` is relative and absolute, for floats. `draw` makes the
+    arguments of one more call, on which every right answer agrees: no ties, no empty edge that the lab
+    doesn't speak of. Called, a check shows the verdict, and returns nothing when the answer is right; it
+    raises NotYet for an untouched stub and CheckFailed for a wrong answer.
     """
 
     name: str
@@ -88,6 +107,7 @@ class Check:
     cases: tuple[Case, ...] = field(repr=False)
     mistakes: tuple[Mistake, ...] = field(repr=False, default=())
     tolerance: float = 1e-6
+    draw: Callable[[Random], tuple] | None = field(repr=False, default=None)
 
     def __call__(self, answer: Callable) -> None:
         verdict = self.judge(answer)
@@ -96,30 +116,53 @@ class Check:
             raise (NotYet if verdict.stage == "not_yet" else CheckFailed)(verdict)
 
     def judge(self, answer: Callable) -> Verdict:
-        """The verdict on `answer`; never raises for anything that `answer` does."""
+        """The verdict on `answer`; never raises for anything that `answer` does, but for Ctrl-C."""
         if not callable(answer):
             return self._verdict("type", f"请传入函数本身，而不是它的结果；收到的是 {type(answer).__name__}")
         outputs = []
         for case in self.cases:
             outputs.append(run(answer, case.args))
-            if isinstance(outputs[-1].error, NotImplementedError):
+            if is_stub(outputs[-1].error):
                 break
         return self.judge_outputs(outputs)
 
     def judge_outputs(self, outputs: "list[Output]") -> Verdict:
         """The verdict on what an answer gave for the cases, one output a case."""
-        if any(isinstance(output.error, NotImplementedError) for output in outputs):
+        if any(is_stub(output.error) for output in outputs):
             return self._verdict(
                 "not_yet", "还没有写。把 raise NotImplementedError 换成你的代码，再运行这一格"
             )
         pairs = zip(self.cases, outputs, strict=True)
-        finding = next((found for found in (self.finding(*pair) for pair in pairs) if found), None)
-        if finding is None:
+        first = next((finding for finding in (self.finding(*pair) for pair in pairs) if finding), None)
+        if first is None:
             return Verdict(self.name, True, "ok", f"全部 {len(self.cases)} 个用例 (case) 通过")
         known = next((m for m in self.mistakes if self._matches(m, outputs)), None)
         if known:
-            return self._verdict(finding[0], finding[1], known.hint, known.name)
-        return self._verdict(*finding)
+            return self._verdict(first[0], first[1], known.hint, known.name)
+        return self._verdict(*first)
+
+    def hidden_cases(self, seed: int | str, count: int) -> tuple[Case, ...]:
+        """`count` further cases, none equal to a visible one or to another.
+
+        They are the same for the same seed and exercise, and the first of more. They are judged as edge
+        cases, so that no value is told. A check without `draw` has none. Raises RuntimeError when `draw`
+        doesn't give enough different inputs, which is a fault of the check.
+        """
+        if self.draw is None:
+            return ()
+        rng = Random(f"{seed} {self.draw.__module__} {self.name}")
+        taken = {value_key(case.args) for case in self.cases}
+        cases: list[Case] = []
+        for _ in range(DRAWS_PER_CASE * count):
+            if len(cases) == count:
+                break
+            args = self.draw(rng)
+            if value_key(args) not in taken:
+                taken.add(value_key(args))
+                cases.append(Case(f"隐藏用例 {len(cases) + 1}", args, edge=True))
+        if len(cases) < count:
+            raise RuntimeError(f"draw of {self.name} gave {len(cases)} different inputs, not {count}")
+        return tuple(cases)
 
     def _verdict(self, stage: str, message: str, hint: str = "", mistake: str = "") -> Verdict:
         return Verdict(self.name, False, stage, message, hint, mistake)
@@ -131,13 +174,12 @@ class Check:
             return "error", f"{where}出错：{_error_line(output.error)}", case.hint
         if output.changed:
             return "input", f"{where}：你的函数改动了传入的参数", "先复制再改，或者新建一个结果"
-        found = difference(output.value, run(self.reference, case.args).value, self.tolerance)
-        if found is None:
+        wrong = difference(output.value, run(self.reference, case.args).value, self.tolerance, _texts(case))
+        if wrong is None:
             return None
-        stage, message = found
         if case.edge:
             return "edge", f"{where}的结果不对", case.hint
-        return stage, f"{where}：{message}", case.hint
+        return wrong[0], f"{where}：{wrong[1]}", case.hint
 
     def _matches(self, mistake: Mistake, outputs: list["Output"]) -> bool:
         """True when every output is what this mistake gives."""
@@ -158,109 +200,55 @@ class Output:
     """What a function gave for one case, or the exception it raised."""
 
     value: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     changed: bool = False
 
 
-def difference(got: Any, want: Any, tolerance: float) -> tuple[str, str] | None:
-    """What is wrong with `got`, as `(stage, message)`, looked at in the order type, shape, dtype, value."""
-    for compare in (_type_difference, _shape_difference, _dtype_difference):
-        message = compare(got, want)
-        if message:
-            return compare.__name__.split("_")[1], message
-    return _value_difference(got, want, tolerance)
-
-
-def _type_difference(got: Any, want: Any) -> str | None:
-    if got is None and want is not None:
-        return "函数没有返回值 (return)，得到 None"
-    if _kind(got) != _kind(want):
-        return f"应返回 {_kind(want)}，得到 {type(got).__name__}"
-    return None
-
-
-def _kind(value: Any) -> str:
-    """The kinds between which a check does tell: a list may be a tuple, a number any number."""
-    if isinstance(value, (bool, np.bool_)):
-        return "bool"
-    if isinstance(value, (Number, np.number)):
-        return "数 (number)"
-    if isinstance(value, (str, bytes)):
-        return type(value).__name__
-    if isinstance(value, Mapping):
-        return "dict"
-    if isinstance(value, Sequence):
-        return "list"
-    return type(value).__name__
-
-
-def _shape_difference(got: Any, want: Any) -> str | None:
-    if hasattr(want, "shape"):
-        if tuple(got.shape) != tuple(want.shape):
-            return f"形状 (shape) 应为 {tuple(want.shape)}，得到 {tuple(got.shape)}"
-    elif isinstance(want, Mapping):
-        missing, extra = sorted(set(want) - set(got), key=str), sorted(set(got) - set(want), key=str)
-        if missing or extra:
-            parts = [f"缺少键 (key) {', '.join(map(str, missing))}"] * bool(missing)
-            return "；".join(parts + [f"多出键 {', '.join(map(str, extra))}"] * bool(extra))
-    elif _kind(want) == "list" and len(got) != len(want):
-        return f"长度 (length) 应为 {len(want)}，得到 {len(got)}"
-    return None
-
-
-def _dtype_difference(got: Any, want: Any) -> str | None:
-    if hasattr(want, "dtype") and hasattr(got, "dtype") and hasattr(want, "shape") and want.shape:
-        return None if got.dtype == want.dtype else f"dtype 应为 {want.dtype}，得到 {got.dtype}"
-    return None
-
-
-def _value_difference(got: Any, want: Any, tolerance: float) -> tuple[str, str] | None:
-    if isinstance(want, Mapping):
-        pairs = [(f"键 {key} 的", got[key], want[key]) for key in want]
-    elif _kind(want) == "list":
-        pairs = [(f"第 {i + 1} 个", g, w) for i, (g, w) in enumerate(zip(got, want, strict=True))]
-    elif hasattr(want, "shape") and want.shape:
-        wrong = ~np.isclose(_array(got), _array(want), rtol=tolerance, atol=tolerance, equal_nan=True)
-        if not wrong.any():
-            return None
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        return "value", f"有 {int(wrong.sum())} 个值不对，第一个在位置 {at}：得到 {_array(got)[at]:.6g}"
-    else:
-        return None if _equal(got, want, tolerance) else ("value", f"得到 {got!r}，不对")
-    for label, g, w in pairs:
-        found = difference(g, w, tolerance)
-        if found:
-            return found[0], f"{label}值：{found[1]}"
-    return None
-
-
-def _equal(got: Any, want: Any, tolerance: float) -> bool:
-    if _kind(want) == "数 (number)" or hasattr(want, "shape"):
-        return bool(np.isclose(_array(got), _array(want), rtol=tolerance, atol=tolerance, equal_nan=True))
-    return bool(got == want)
-
-
-def _array(value: Any) -> np.ndarray:
-    if "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor):
-        value = value.detach().cpu().double()
-    return np.asarray(value, dtype=float)
+def _texts(case: Case) -> list[str]:
+    """The first argument of a case when it is a list of texts: then a list of answers has one for each."""
+    first = case.args[0] if case.args else None
+    return first if isinstance(first, list) and all(isinstance(text, str) for text in first) else []
 
 
 def run(function: Callable, args: tuple) -> Output:
-    """Call `function` on a copy of `args`; what it gave, raised and changed."""
-    own = copy.deepcopy(args)
+    """Call `function` on a copy of `args`; what it gave, raised and changed. Only Ctrl-C passes."""
+    copied = copy.deepcopy(args)
     try:
-        value = function(*own)
-    except Exception as error:  # whatever the student's code raises is the verdict's subject
+        value = function(*copied)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the student's code raises, exit() too, is the verdict's subject
         return Output(error=error)
-    return Output(value, changed=any(difference(a, b, 0.0) for a, b in zip(own, args, strict=True)))
+    return Output(value, changed=any(difference(a, b, 0.0) for a, b in zip(copied, args, strict=True)))
 
 
-def _error_line(error: Exception) -> str:
-    """Exception and the line of the innermost frame: `ValueError: …（第 3 行）`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    line = f"（第 {frames[-1].lineno} 行：{frames[-1].line}）" if frames and frames[-1].line else ""
-    return f"{type(error).__name__}: {error}{line}"
+def is_stub(error: BaseException | None) -> bool:
+    """Whether an exercise still holds its stub; torch raises a NotImplementedError of its own for a wrong dtype."""
+    if not isinstance(error, NotImplementedError):
+        return False
+    message = _text(error)
+    return STUB_MESSAGE in message or not _LINE.sub("", message)
+
+
+def _error_line(error: BaseException) -> str:
+    """Exception and the last line of it that isn't a library's: `ValueError: …（第 3 行：…）`."""
+    message = f"{type(error).__name__}: {_text(error)}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
+    if not frames or not frames[-1].line:
+        return _cut(message)
+    return f"{_cut(message)}（第 {frames[-1].lineno} 行：{_cut(frames[-1].line)}）"
+
+
+def _text(error: BaseException) -> str:
+    """The message of an exception, also of one whose `__str__` raises."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"它的信息读不出来 ({type(broken).__name__})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]}…"
 
 
 def _show(verdict: Verdict) -> None:

@@ -1,5 +1,7 @@
 """Checks of lab 00: measure a text before judging a model."""
 
+from random import Random
+
 from lab_utils.checks.frame import Case, Check, Mistake
 
 # Verse-like lines of our own making, each with a shape worth testing.
@@ -29,9 +31,19 @@ def weight_gib(parameters: int, bits: float) -> float:
     return parameters * bits / 8 / 2**30
 
 
+def _draw_text(rng: Random) -> tuple:
+    """Verse-like lines with every kind of end."""
+    lines = [
+        "".join(rng.choices("山水云月风花雪夜春秋江松", k=rng.randint(2, 9)))
+        for _ in range(rng.randint(3, 8))
+    ]
+    return ("".join(line + rng.choice(("，", "。", "，\n", "。\n", "\n", "。\n\n")) for line in lines),)
+
+
 LINE_LENGTHS = Check(
     "line_lengths",
     line_lengths,
+    draw=_draw_text,
     cases=(
         Case("五言四句", (_QUATRAIN,), "句子以逗号、句号和换行结束"),
         Case("七言四句", (_SEVENS,), "每句的长度要分别数"),
@@ -40,18 +52,49 @@ LINE_LENGTHS = Check(
         Case("空字符串", ("",), "没有句子时返回空列表", edge=True),
     ),
     mistakes=(
-        Mistake("空句也算", lambda t: [len(x) for x in t.replace("，", "\n").replace("。", "\n").split("\n")], "标点和换行连在一起时会切出空的句子，要跳过它们"),
+        Mistake(
+            "空句也算",
+            lambda t: [len(x) for x in t.replace("，", "\n").replace("。", "\n").split("\n")],
+            "标点和换行连在一起时会切出空的句子，要跳过它们",
+        ),
         Mistake("只按换行切", lambda t: [len(x) for x in t.split("\n") if x], "一行里有两句，中间是逗号"),
-        Mistake("只按标点切", lambda t: [len(x) for x in t.replace("。", "，").split("，") if x], "换行符也被数成了一个字"),
+        Mistake(
+            "只按标点切",
+            lambda t: [len(x) for x in t.replace("。", "，").split("，") if x],
+            "换行符也被数成了一个字",
+        ),
         Mistake("返回句数", lambda t: len(line_lengths(t)), "要的是每句的字数（一个列表），不是句子的个数"),
-        Mistake("返回句子", lambda t: [x for x in t.replace("，", "\n").replace("。", "\n").split("\n") if x], "切得对，还差一步：返回每句的长度 len(...)"),
+        Mistake(
+            "返回句子",
+            lambda t: [x for x in t.replace("，", "\n").replace("。", "\n").split("\n") if x],
+            "切得对，还差一步：返回每句的长度 len(...)",
+        ),
         Mistake("标点也数", lambda t: [n + 1 for n in line_lengths(t)], "句末的标点不算字数"),
     ),
-)  # fmt: skip
+)
+
+
+def _draw_near_quatrain(rng: Random) -> tuple:
+    """Lengths that are no quatrain: the only input that is one, [5, 5, 5, 5], is visible.
+
+    So a constant False passes all of these; what tells it from a right answer is the visible quatrain.
+    """
+    kind = rng.choice(("one line off", "some lines off", "goes on", "another poem"))
+    if kind == "one line off":
+        lengths = [5] * 4
+        lengths[rng.randrange(4)] = rng.randint(6, 10**6)
+        return (lengths,)
+    if kind == "some lines off":
+        return ([5, *rng.choices(range(6, 1000), k=3)],)
+    if kind == "goes on":
+        return ([5] * 4 + rng.choices(range(3, 10), k=rng.randint(8, 12)),)
+    return (rng.choices(range(3, 10), k=rng.randint(8, 16)),)
+
 
 IS_QUATRAIN = Check(
     "is_quatrain",
     is_quatrain,
+    draw=_draw_near_quatrain,
     cases=(
         Case("五言绝句", ([5, 5, 5, 5],), "四句，每句五字"),
         Case("七言绝句", ([7, 7, 7, 7],), "句数对，字数不是五"),
@@ -63,17 +106,26 @@ IS_QUATRAIN = Check(
     ),
     mistakes=(
         Mistake("只看句数", lambda n: len(n) == 4, "句数对了还不够，每句的字数也要看"),
-        Mistake("只看字数", lambda n: all(x == 5 for x in n), "每句五字的诗不一定是四句；空列表也会让 all() 为真"),
+        Mistake(
+            "只看字数", lambda n: all(x == 5 for x in n), "每句五字的诗不一定是四句；空列表也会让 all() 为真"
+        ),
         Mistake("看平均", lambda n: len(n) == 4 and sum(n) / 4 == 5, "四句加起来二十字不等于每句五字"),
         Mistake("只看第一句", lambda n: len(n) == 4 and n[0] == 5, "每一句都要看，不只是第一句"),
         Mistake("五或七", lambda n: len(n) == 4 and (set(n) == {5} or set(n) == {7}), "这里只问五言绝句"),
         Mistake("返回列表", lambda n: [x == 5 for x in n], "要的是一个 True 或 False，可以用 all(...)"),
     ),
-)  # fmt: skip
+)
+
+
+def _draw_outcomes(rng: Random) -> tuple:
+    share = rng.uniform(0.3, 0.7)
+    return ([rng.random() < share for _ in range(rng.randint(30, 80))],)
+
 
 PASS_RATE = Check(
     "pass_rate",
     pass_rate,
+    draw=_draw_outcomes,
     cases=(
         Case("三中二", ([True, True, False],), "通过的个数除以总数"),
         Case("全不通过", ([False] * 4,), "应为 0.0"),
@@ -87,11 +139,17 @@ PASS_RATE = Check(
         Mistake("百分数", lambda p: 100 * pass_rate(p), "返回 0 到 1 之间的小数，不乘 100"),
         Mistake("整除", lambda p: sum(p) // len(p) if p else 0.0, "// 会丢掉小数部分，用 /"),
     ),
-)  # fmt: skip
+)
+
+
+def _draw_model_size(rng: Random) -> tuple:
+    return rng.randint(10**7, 10**11), rng.choice((2, 3, 4, 4.127, 4.5, 8, 16, 32))
+
 
 WEIGHT_GIB = Check(
     "weight_gib",
     weight_gib,
+    draw=_draw_model_size,
     cases=(
         Case("7,615,616,512 个参数，16 位", (7_615_616_512, 16), "参数个数 × 每个参数的字节数"),
         Case("同一个模型，4 位", (7_615_616_512, 4), "4 位是半个字节"),
@@ -105,4 +163,4 @@ WEIGHT_GIB = Check(
         Mistake("取整", lambda n, b: round(n * b / 8 / 2**30, 1), "不要四舍五入，显示时再取整"),
         Mistake("位整除", lambda n, b: n * (b // 8) / 2**30, "b // 8 在 4 位时是 0"),
     ),
-)  # fmt: skip
+)

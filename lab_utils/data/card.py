@@ -1,33 +1,26 @@
 """Cards of the data sets: a README.md whose YAML front matter says what the files hold.
 
-    files            list of {path, rows, bytes, sha256}; JSON Lines, or CSV with a header (`.csv`)
-    rows, splits     totals; a row's split is its field `split`, else the name of its file
-    schema           field -> {type: str|int|float|enum|list[str]|messages|turns, and limits}; messages is a
-                     whole conversation, turns a part of one, as the prompt of a preference pair is
-    schemas          instead of it, when the files are different tables: path -> schema
-    distinct_fields  text fields in which no two rows may be near duplicates
-    lengths          per distinct field: fewest, median and most characters
-
-Limits: `min_length`, `max_length` (characters of a str, entries of a list, of messages or turns),
-`minimum`, `maximum` (int, float), `values` (enum; list[str], for each entry).
+files            list of {path, rows, bytes, sha256}; JSON Lines, or CSV with a header (`.csv`)
+rows, splits     totals; a row's split is its field `split`, else the name of its file
+schema           field -> {type, and limits}, as `lab_utils.data.schema` checks them
+schemas          instead of it, when the files are different tables: path -> schema
+distinct_fields  text fields in which no two rows may be near duplicates
+lengths          per distinct field: fewest, median and most characters
 """
 
 import csv
 import hashlib
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import yaml
 
-from lab_utils.data.formats import read_jsonl
+from lab_utils.data.jsonl import read_jsonl
+from lab_utils.errors import InvalidValue, NotFound
 from lab_utils.files import write_atomic
-
-TYPES = ("str", "int", "float", "enum", "list[str]", "messages", "turns")
-LIMITS = ("min_length", "max_length", "minimum", "maximum", "values")
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Card:
         return self.meta["schemas"][path] if "schemas" in self.meta else self.meta["schema"]
 
     def read(self, path: str) -> list[dict]:
-        """The rows of the file `path`. Raises ValueError for a line that can't be read."""
+        """The rows of the file `path`. Raises InvalidValue for a line that can't be read."""
         if path.endswith(".csv"):
             return read_csv(self.folder / path, self.schema(path))
         return read_jsonl(self.folder / path)
@@ -51,21 +44,21 @@ class Card:
     def rows(self, split: str | None = None) -> list[dict]:
         """The rows of all files in order, or those of one split.
 
-        Raises ValueError for a line that can't be read, or when the split has no rows.
+        Raises InvalidValue for a line that can't be read, or when the split has no rows.
         """
         paths = [entry["path"] for entry in self.meta["files"]]
         pairs = [(row.get("split", Path(path).stem), row) for path in paths for row in self.read(path)]
         rows = [row for name, row in pairs if split is None or name == split]
         if not rows:
             known = "、".join(sorted({str(name) for name, _ in pairs}))
-            raise ValueError(f"{self.folder.name} 里没有划分 (split) {split!r}；现有：{known or '无'}")
+            raise InvalidValue(f"{self.folder.name} 里没有划分 (split) {split!r}", f"现有：{known or '无'}")
         return rows
 
 
 def read_csv(path: Path, schema: dict[str, dict]) -> list[dict]:
     """The rows of a UTF-8 CSV file with a header; fields that `schema` calls int or float become numbers.
 
-    What doesn't read as such a number stays text, for `row_faults` to name. Raises ValueError that names
+    What doesn't read as such a number stays text, for `schema.row_faults` to name. Raises InvalidValue that names
     file and line when a row has more or fewer fields than the header.
     """
     kinds = {name: {"int": int, "float": float}.get(rule["type"], str) for name, rule in schema.items()}
@@ -75,8 +68,9 @@ def read_csv(path: Path, schema: dict[str, dict]) -> list[dict]:
         header = next(lines, [])
         for values in lines:
             if len(values) != len(header):
-                raise ValueError(
-                    f"{path.name} 第 {lines.line_num} 行有 {len(values)} 个字段 (fields)，表头有 {len(header)} 个"
+                raise InvalidValue(
+                    f"{path.name} 第 {lines.line_num} 行有 {len(values)} 个字段 (fields)，表头有 {len(header)} 个",
+                    "补上缺的或去掉多的逗号；字段里有逗号时用双引号括起",
                 )
             rows.append(
                 {name: _number(text, kinds.get(name, str)) for name, text in zip(header, values, strict=True)}
@@ -87,19 +81,19 @@ def read_csv(path: Path, schema: dict[str, dict]) -> list[dict]:
 def read_card(folder: str | Path) -> Card:
     """Read `folder`/README.md.
 
-    Raises FileNotFoundError when there is none, ValueError when its front matter is
+    Raises NotFound when there is none, InvalidValue when its front matter is
     missing, isn't a mapping, or lists no files or lacks the schema of one.
     """
     path = Path(folder) / "README.md"
     if not path.is_file():
-        raise FileNotFoundError(f"数据集缺少说明卡 (dataset card)：{path}。请新建它，文首写 YAML。")
+        raise NotFound(f"数据集缺少说明卡 (dataset card)：{path}", "请新建它，文首写 YAML")
     text = path.read_text(encoding="utf-8")
     head, mark, prose = text.removeprefix("---\n").partition("\n---\n")
     if not text.startswith("---\n") or not mark:
-        raise ValueError(f"{path} 开头没有用 --- 围起的 YAML (front matter)。")
+        raise InvalidValue("开头没有用 --- 围起的 YAML (front matter)", "把它补在正文之前", str(path))
     meta = yaml.safe_load(head)
     if not isinstance(meta, dict):
-        raise ValueError(f"{path} 文首的 YAML (front matter) 应是“键: 值”的表。")
+        raise InvalidValue("文首的 YAML (front matter) 不是表", "写成“键: 值”的表", str(path))
     lacking = [] if meta.get("files") else ["files"]
     if "schemas" in meta:
         lacking += [
@@ -110,7 +104,7 @@ def read_card(folder: str | Path) -> Card:
     elif not meta.get("schema"):
         lacking.append("schema")
     if lacking:
-        raise ValueError(f"{path} 文首的 YAML (front matter) 缺少：{'、'.join(lacking)}。")
+        raise InvalidValue(f"文首的 YAML (front matter) 缺少：{'、'.join(lacking)}", "补上这些键", str(path))
     return Card(Path(folder), meta, prose)
 
 
@@ -118,7 +112,7 @@ def update_card(folder: str | Path) -> Card:
     """Recount `folder`'s card from its files (rows, bytes, sha256, splits, lengths) and save it.
 
     The prose and the other keys stay; the write is atomic. Raises what `read_card` raises,
-    ValueError for a bad line, FileNotFoundError when a listed file is missing.
+    DataError for a bad line, FileNotFoundError when a listed file is missing.
     """
     card = read_card(folder)
     meta = {**card.meta, **measure(card)}
@@ -129,7 +123,9 @@ def update_card(folder: str | Path) -> Card:
 
 def measure(card: Card) -> dict:
     """What the card's files hold now: the keys rows, splits, files and lengths of its front matter."""
-    files, splits, rows = [], Counter(), []
+    files: list[dict[str, Any]] = []
+    splits: Counter[str] = Counter()
+    rows: list[dict] = []
     for entry in card.meta["files"]:
         path = card.folder / entry["path"]
         content = path.read_bytes()
@@ -152,89 +148,9 @@ def text_of(value: str | list) -> str:
     return "\n".join(turn["content"] for turn in value if turn["role"] == "assistant")
 
 
-def row_faults(row: dict, schema: dict[str, dict]) -> list[str]:
-    """What in `row` breaks the card's `schema`, one sentence each; empty when nothing does."""
-    faults = [f"缺少字段 (missing field) {name}" for name in schema if name not in row]
-    faults += [f"多出字段 (unknown field) {name}" for name in row if name not in schema]
-    for name in schema.keys() & row.keys():
-        faults += [f"{name}：{fault}" for fault in _value_faults(row[name], schema[name])]
-    return faults
-
-
-def schema_faults(schema: dict[str, dict]) -> list[str]:
-    """Types and limits in a card's schema that nothing here checks; empty when it is sound."""
-    faults = []
-    for name, rule in schema.items():
-        if rule.get("type") not in TYPES:
-            faults.append(f"{name}：不认识的类型 (type) {rule.get('type')!r}，可用：{'、'.join(TYPES)}")
-        if rule.get("type") == "enum" and not rule.get("values"):
-            faults.append(f"{name}：enum 要列出允许的取值 (values)")
-        faults += [f"{name}：不认识的限制 (limit) {key}" for key in rule if key not in ("type", *LIMITS)]
-    return faults
-
-
 def _number(text: str, kind: type) -> str | int | float:
     """`text` as `kind`; as it is when it doesn't read as one."""
     try:
         return kind(text)
     except ValueError:
         return text
-
-
-def _value_faults(value: object, rule: dict) -> list[str]:
-    kind = rule["type"]
-    if not _has_type(value, kind):
-        return [f"应是 {kind}，却是 {value!r:.60}"]
-    faults = []
-    if kind in ("enum", "list[str]") and "values" in rule:
-        entries = value if kind == "list[str]" else [value]
-        faults += [
-            f"取值 {entry!r} 不在允许之列 (values)" for entry in entries if entry not in rule["values"]
-        ]
-    if kind in ("int", "float"):
-        size, low, high = value, rule.get("minimum"), rule.get("maximum")
-    elif kind == "enum":
-        return faults
-    else:
-        size, low, high = len(value), rule.get("min_length"), rule.get("max_length")
-    if low is not None and size < low:
-        faults.append(f"{size} 小于下限 (minimum) {low}")
-    if high is not None and size > high:
-        faults.append(f"{size} 大于上限 (maximum) {high}")
-    return faults
-
-
-def _has_type(value: object, kind: str) -> bool:
-    if kind == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind == "float":
-        return isinstance(value, float) and math.isfinite(value)
-    if kind == "list[str]":
-        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    if kind == "messages":
-        return _are_turns(value) and _is_conversation([turn["role"] for turn in value])
-    if kind == "turns":
-        return _are_turns(value)
-    return isinstance(value, str)
-
-
-def _are_turns(value: object) -> bool:
-    """At least one turn, each with a known role and some text, and nothing else."""
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(
-            isinstance(turn, dict)
-            and set(turn) == {"role", "content"}
-            and turn["role"] in ROLES
-            and isinstance(turn["content"], str)
-            and turn["content"]
-            for turn in value
-        )
-    )
-
-
-def _is_conversation(roles: list[str]) -> bool:
-    """A system turn at most at the start, then user and assistant by turns, ending with the assistant."""
-    spoken = roles[1:] if roles[0] == "system" else roles
-    return len(spoken) > 0 and len(spoken) % 2 == 0 and spoken == ["user", "assistant"] * (len(spoken) // 2)

@@ -14,20 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lab_utils.data.formats import DataError, Problem, encode, read_jsonl
+from lab_utils.data.formats import PAIR_FIELDS, PAIR_SHAPE, pair_remedy
+from lab_utils.data.jsonl import DataError, DataProblem, read_jsonl, read_lines
+from lab_utils.data.loss_mask import encode
+from lab_utils.errors import InvalidValue
 
-KEYS = ("prompt", "chosen", "rejected")
-PAIR = (
-    '{"prompt": [{"role": "user", "content": "…"}], "chosen": [{"role": "assistant", "content": "…"}], '
-    '"rejected": [{"role": "assistant", "content": "…"}]}'
-)
-OTHER_KEYS = {
-    "rejected_response": "这像 ms-swift 的格式：messages 最后一轮作 chosen，其余作 prompt，rejected_response 作 rejected",
-    "question": "question 作 prompt 里 user 的 content",
-    "instruction": "instruction 与 input 拼成 prompt 里 user 的 content",
-    "response_j": "response_j 作 chosen，response_k 作 rejected",
-}
 IN_MEMORY = Path("（内存中的数据）")
+ANOTHER_ANSWER = "换一个更差的回答，或删掉这一行"
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class PairReport:
         )
         if self.longest is not None:
             text += f"；最长一条 {self.longest} 个词元"
-        return text if self.ties is None else f"{text}；评判（judge）分不出高下的 {self.ties} 对"
+        return text if self.ties is None else f"{text}；评判 (judge) 分不出高下的 {self.ties} 对"
 
 
 def read_pairs(path: str | Path) -> list[dict]:
@@ -70,12 +63,12 @@ def validate_pairs(
     turn, none of them empty. The two answers must differ, in more than white space and, with a
     `tokenizer`, in their tokens. No pair may stand twice, nor the other way round under the same
     prompt. With a `judge`, higher is better, rejected may not score above chosen. Raises DataError
-    with all problems; ValueError when the judge returns something that isn't a finite number.
+    with all problems; InvalidValue when the judge returns something that isn't a finite number.
     """
     path, numbered = _numbered(source)
     problems = [problem for line, row in numbered for problem in _row_problems(line, row)]
     if not numbered:
-        problems.append(Problem(0, "", "一对数据也没有", f"每行写一个对象 {PAIR}"))
+        problems.append(DataProblem(0, "", "一对数据也没有", f"每行写一个对象 {PAIR_SHAPE}"))
     if problems:
         raise DataError(path, problems)
     problems += _repeat_problems(numbered)
@@ -97,40 +90,40 @@ def validate_pairs(
 
 def leaks(
     train: str | Path | Sequence[dict], test: str | Path | Sequence[dict], key: str = "theme"
-) -> list[Problem]:
+) -> list[DataProblem]:
     """Rows of `test` whose `key` is in `train` too, each with the line in `train`; [] when none is.
 
-    `key` is a column, or "prompt" for the text of the prompt, white space aside. Raises ValueError
+    `key` is a column, or "prompt" for the text of the prompt, white space aside. Raises InvalidValue
     when a row lacks it.
     """
     seen: dict[str, int] = {}
     for line, row in _numbered(train)[1]:
         seen.setdefault(_key(row, key, "train", line), line)
-    found = []
+    problems = []
     for line, row in _numbered(test)[1]:
         value = _key(row, key, "test", line)
         if value in seen:
             shown = value if len(value) <= 40 else value[:40] + "…"
-            wrong = f"{shown} 也在训练集第 {seen[value]} 行（train/test leak）"
-            found.append(Problem(line, key, wrong, "从其中一个文件里删掉，先分题目再造数据"))
-    return found
+            wrong = f"{shown} 也在训练集第 {seen[value]} 行 (train/test leak)"
+            problems.append(DataProblem(line, key, wrong, "从其中一个文件里删掉，先分题目再造数据"))
+    return problems
 
 
 def to_swift(rows: Sequence[dict]) -> list[dict]:
     """Rows in ms-swift's format for DPO: `messages` with the chosen answer last, and
     `rejected_response`; the other columns stay.
 
-    Raises DataError for rows that aren't good pairs, ValueError when a column already has one of
+    Raises DataError for rows that aren't good pairs, InvalidValue when a column already has one of
     the two names.
     """
     validate_pairs(rows)
     made = []
     for i, row in enumerate(rows, 1):
-        others = {key: value for key, value in row.items() if key not in KEYS}
+        others = {key: value for key, value in row.items() if key not in PAIR_FIELDS}
         taken = others.keys() & {"messages", "rejected_response"}
         if taken:
-            raise ValueError(
-                f"第 {i} 行已有 {'、'.join(sorted(taken))} 列，转换会盖掉它。先给这一列改名或删掉它。"
+            raise InvalidValue(
+                f"第 {i} 行已有 {'、'.join(sorted(taken))} 列，转换会盖掉它", "先给这一列改名或删掉它"
             )
         messages = [dict(message) for message in [*row["prompt"], *row["chosen"]]]
         made.append({"messages": messages, "rejected_response": row["rejected"][0]["content"], **others})
@@ -158,67 +151,66 @@ def in_batches(rows: Sequence[dict], size: int, key: str, seed: int = 0) -> list
 
 
 def _numbered(source: str | Path | Sequence[dict]) -> tuple[Path, list[tuple[int, dict]]]:
-    """The source's path, and its rows with their line numbers."""
+    """The source's path, and its rows with their line numbers. Raises DataError for a line that can't be read."""
     if not isinstance(source, (str, Path)):
         return IN_MEMORY, list(enumerate(source, 1))
-    rows = read_jsonl(source)
-    lines = Path(source).read_text(encoding="utf-8").split("\n")
-    return Path(source), list(
-        zip((i for i, words in enumerate(lines, 1) if words.strip()), rows, strict=True)
-    )
+    rows, problems = read_lines(source)
+    if problems:
+        raise DataError(source, problems)
+    return Path(source), rows
 
 
-def _row_problems(line: int, row: dict) -> Iterator[Problem]:
+def _row_problems(line: int, row: dict) -> Iterator[DataProblem]:
     if not isinstance(row, dict):
-        yield Problem(line, "", f"是 {type(row).__name__}，不是对象（object）", f"每行写一个对象 {PAIR}")
-        return
-    missing = [key for key in KEYS if key not in row]
-    for key in missing:
-        hint = next((fix for name, fix in OTHER_KEYS.items() if name in row), f"写成 {PAIR}")
-        yield Problem(
-            line, key, f"缺少字段 {key}（missing key），这一行有 {'、'.join(row) or '空对象'}", hint
+        yield DataProblem(
+            line, "", f"是 {type(row).__name__}，不是对象 (object)", f"每行写一个对象 {PAIR_SHAPE}"
         )
-    problems = [p for key in KEYS if key not in missing for p in _turn_problems(line, key, row[key])]
+        return
+    missing = [key for key in PAIR_FIELDS if key not in row]
+    for key in missing:
+        hint = pair_remedy(row)
+        yield DataProblem(
+            line, key, f"缺少字段 {key} (missing key)，这一行有 {'、'.join(row) or '空对象'}", hint
+        )
+    problems = [p for key in PAIR_FIELDS if key not in missing for p in _turn_problems(line, key, row[key])]
     yield from problems
     if missing or problems:
         return
     _, chosen, rejected = _texts(row)
     if chosen == rejected:
-        yield Problem(
-            line, "rejected", "与 chosen 一字不差（identical），学不到偏好", "换一个更差的回答，或删掉这一行"
-        )
+        yield DataProblem(line, "rejected", "与 chosen 一字不差 (identical)，学不到偏好", ANOTHER_ANSWER)
     elif _squeeze(chosen) == _squeeze(rejected):
-        yield Problem(line, "rejected", "与 chosen 只差空白（whitespace）", "换一个更差的回答，或删掉这一行")
+        yield DataProblem(line, "rejected", "与 chosen 只差空白 (whitespace)", ANOTHER_ANSWER)
 
 
-def _turn_problems(line: int, key: str, turns) -> Iterator[Problem]:
-    """What is wrong with the conversation under one of `KEYS`."""
+def _turn_problems(line: int, key: str, turns) -> Iterator[DataProblem]:
+    """What is wrong with the conversation under one of `PAIR_FIELDS`."""
     role = "user" if key == "prompt" else "assistant"
     shape = f'[{{"role": "{role}", "content": "…"}}]'
     if isinstance(turns, str) and not turns.strip():
-        yield Problem(line, key, "是空的（empty）", f"补上文字，写成 {shape}")
+        yield DataProblem(line, key, "是空的 (empty)", f"补上文字，写成 {shape}")
         return
     if not isinstance(turns, list) or not turns:
-        yield Problem(line, key, f"应是非空的列表，现在是 {type(turns).__name__}", f"写成对话 {shape}")
+        yield DataProblem(line, key, f"应为非空的列表，收到 {type(turns).__name__}", f"写成对话 {shape}")
         return
     if key != "prompt" and len(turns) > 1:
         fix = "前面的对话放进 prompt，这里只留最后一轮 assistant"
-        yield Problem(line, key, f"有 {len(turns)} 轮，应只有一轮回答", fix)
+        yield DataProblem(line, key, f"有 {len(turns)} 轮，应只有一轮回答", fix)
         return
     for i, turn in enumerate(turns):
         where = f"{key}[{i}]"
         if not isinstance(turn, dict):
-            yield Problem(line, where, f"是 {type(turn).__name__}，不是对象", f"写成 {shape[1:-1]}")
+            yield DataProblem(line, where, f"是 {type(turn).__name__}，不是对象", f"写成 {shape[1:-1]}")
         elif turn.get("role") not in _roles(key, i, len(turns)):
             wanted = " 或 ".join(_roles(key, i, len(turns)))
-            yield Problem(
-                line, f"{where}.role", f"角色是 {turn.get('role')!r}（wrong role）", f"应是 {wanted}"
+            yield DataProblem(
+                line, f"{where}.role", f"角色是 {turn.get('role')!r} (wrong role)", f"应为 {wanted}"
             )
         elif not isinstance(turn.get("content"), str):
             kind = type(turn.get("content")).__name__
-            yield Problem(line, f"{where}.content", f"是 {kind}，不是文字（string）", "写成一个字符串")
+            yield DataProblem(line, f"{where}.content", f"是 {kind}，不是文字 (string)", "写成一个字符串")
         elif not turn["content"].strip():
-            yield Problem(line, f"{where}.content", "是空的（empty）", "补上文字，或删掉这一行")
+            yield DataProblem(line, f"{where}.content", "是空的 (empty)", "补上文字，或删掉这一行")
 
 
 def _roles(key: str, i: int, count: int) -> tuple[str, ...]:
@@ -230,21 +222,21 @@ def _roles(key: str, i: int, count: int) -> tuple[str, ...]:
     return ("system", "user") if i == 0 else ("user", "assistant")
 
 
-def _repeat_problems(numbered: list[tuple[int, dict]]) -> Iterator[Problem]:
+def _repeat_problems(numbered: list[tuple[int, dict]]) -> Iterator[DataProblem]:
     """Pairs that stand twice, and pairs that stand the other way round under the same prompt."""
     first: dict[tuple[str, ...], int] = {}
     for line, row in numbered:
         prompt, chosen, rejected = map(_squeeze, _texts(row))
         same, swapped = first.get((prompt, chosen, rejected)), first.get((prompt, rejected, chosen))
         if same:
-            yield Problem(line, "", f"与第 {same} 行重复（duplicate）", "删掉其中一行")
+            yield DataProblem(line, "", f"与第 {same} 行重复 (duplicate)", "删掉其中一行")
         if swapped:
-            wrong = f"与第 {swapped} 行的 chosen、rejected 正好相反（contradiction）"
-            yield Problem(line, "chosen", wrong, "看哪一行对，删掉另一行")
+            wrong = f"与第 {swapped} 行的 chosen、rejected 正好相反 (contradiction)"
+            yield DataProblem(line, "chosen", wrong, "看哪一行对，删掉另一行")
         first.setdefault((prompt, chosen, rejected), line)
 
 
-def _judge_all(numbered, judge, problems: list[Problem]) -> int | None:
+def _judge_all(numbered, judge, problems: list[DataProblem]) -> int | None:
     """Append a problem for each pair that the judge finds swapped; the number of ties."""
     if judge is None:
         return None
@@ -253,25 +245,27 @@ def _judge_all(numbered, judge, problems: list[Problem]) -> int | None:
         _, *answers = _texts(row)
         better, worse = scores = [judge(row, text) for text in answers]
         if not all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores):
-            raise ValueError(f"评判函数（judge）对第 {line} 行给出 {scores}，应是两个有限的数。")
+            raise InvalidValue(
+                f"评判函数 (judge) 对第 {line} 行给出 {scores}", "让它给每个回答一个有限的数，越大越好"
+            )
         if worse > better:
-            wrong = f"评判给 rejected {worse:g} 分，高于 chosen 的 {better:g} 分，像是放反了（swapped）"
-            problems.append(Problem(line, "chosen", wrong, "对调 chosen 与 rejected，或删掉这一行"))
+            wrong = f"评判给 rejected {worse:g} 分，高于 chosen 的 {better:g} 分，像是放反了 (swapped)"
+            problems.append(DataProblem(line, "chosen", wrong, "对调 chosen 与 rejected，或删掉这一行"))
         ties += worse == better
     return ties
 
 
-def _encode_all(numbered, tokenizer, problems: list[Problem]) -> int | None:
+def _encode_all(numbered, tokenizer, problems: list[DataProblem]) -> int | None:
     """Append a problem for each pair whose answers are the same tokens; tokens of the longest text."""
     if tokenizer is None:
         return None
     longest = 0
     for line, row in numbered:
-        chosen, rejected = (encode(tokenizer, row["prompt"] + row[key])[0] for key in KEYS[1:])
+        chosen, rejected = (encode(tokenizer, row["prompt"] + row[key])[0] for key in PAIR_FIELDS[1:])
         longest = max(longest, len(chosen), len(rejected))
         if chosen == rejected:
-            wrong = "与 chosen 分词后一样（same tokens），学不到偏好"
-            problems.append(Problem(line, "rejected", wrong, "换一个更差的回答，或删掉这一行"))
+            wrong = "与 chosen 分词后一样 (same tokens)，学不到偏好"
+            problems.append(DataProblem(line, "rejected", wrong, ANOTHER_ANSWER))
     return longest
 
 
@@ -288,5 +282,5 @@ def _squeeze(text: str) -> str:
 
 def _key(row: dict, key: str, name: str, line: int) -> str:
     if not isinstance(row, dict) or key not in row:
-        raise ValueError(f"{name} 第 {line} 行没有 {key} 列；leaks 的 key 要写两份数据都有的列名。")
+        raise InvalidValue(f"{name} 第 {line} 行没有 {key} 列", "leaks 的 key 要写两份数据都有的列名")
     return _squeeze(_texts(row)[0]) if key == "prompt" else str(row[key])

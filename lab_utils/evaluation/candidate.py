@@ -3,18 +3,28 @@
 The parity gate asks every candidate the same three questions, so it needn't know what it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from lab_utils import models
 from lab_utils.artifacts.folder import WHOLE, classify, model_folder, resolve
+from lab_utils.errors import InvalidValue, LabError, Unavailable
 from lab_utils.models.generation import Completion, complete_batch, decoding
+
+if TYPE_CHECKING:
+    import httpx
 
 TOP = 20
 """How many of the likeliest tokens are compared: as many as vLLM gives by default."""
 Messages = list[dict]
+
+
+class NoConnection(LabError, ConnectionError):
+    """A server that doesn't answer."""
 
 
 class Candidate(Protocol):
@@ -39,31 +49,31 @@ class Local:
         self.model, self.tokenizer, self.name, self.batch_size = model, tokenizer, name, batch_size
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        """Raises ValueError when the tokenizer has no chat template."""
+        """Raises InvalidValue when the tokenizer has no chat template."""
         if not self.tokenizer.chat_template:
-            raise ValueError(
-                f"{self.name} 没有对话模板 (chat template)。合并时要把底座的 chat_template.jinja 一起带上。"
+            raise InvalidValue(
+                f"{self.name} 没有对话模板 (chat template)", "合并时要把底座的 chat_template.jinja 一起带上"
             )
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
     def next_logprobs(self, batch: Sequence[list[int]]) -> list[dict[int, float]]:
         import torch
 
-        found = []
+        likeliest = []
         for part in _parts(batch, self.batch_size):
             with torch.no_grad():
                 logits = self.model(**self._padded(part), logits_to_keep=1).logits[:, -1].float()
             best = logits.log_softmax(-1).topk(min(TOP, logits.shape[-1]))
             rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            found += [dict(zip(ids, values, strict=True)) for ids, values in rows]
-        return found
+            likeliest += [dict(zip(ids, values, strict=True)) for ids, values in rows]
+        return likeliest
 
     def greedy(self, batch: Sequence[list[int]], max_new_tokens: int) -> list[Completion]:
-        found = []
+        completions = []
         for part in _parts(batch, self.batch_size):
             inputs = self._padded(part)
-            found += complete_batch(self.model, self.tokenizer, inputs, max_new_tokens, **decoding())
-        return found
+            completions += complete_batch(self.model, self.tokenizer, inputs, max_new_tokens, **decoding())
+        return completions
 
     def _padded(self, part: Sequence[list[int]]) -> dict:
         """`input_ids` and `attention_mask`, both (batch, seq) int64, padded on the left."""
@@ -82,18 +92,18 @@ class Served:
     """
 
     in_flight = 16
+    timeout = 120.0
+    """Seconds without a sign of life after which a request has failed."""
 
-    def __init__(self, base_url: str, model: str, api_key: str | None = None, timeout: float = 120.0):
-        import httpx
-
+    def __init__(self, base_url: str, model: str, api_key: str | None = None):
         self.name = model
         self.root = base_url.rstrip("/").removesuffix("/v1")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.http = httpx.Client(headers=headers, timeout=timeout)
+        self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        asked = {"model": self.name, "messages": messages, "add_generation_prompt": True}
-        return self._post("/tokenize", asked)["tokens"]
+        body = {"model": self.name, "messages": messages, "add_generation_prompt": True}
+        with self._connect() as http:
+            return self._post(http, "/tokenize", body)["tokens"]
 
     def next_logprobs(self, batch: Sequence[list[int]]) -> list[dict[int, float]] | None:
         extra = {"logprobs": TOP, "return_tokens_as_token_ids": True}
@@ -109,26 +119,45 @@ class Served:
     def _complete(self, batch: Sequence[list[int]], max_tokens: int, extra: dict) -> list[dict]:
         """The choice of `/v1/completions` for each prompt of token ids, at temperature 0."""
 
-        def ask(ids: list[int]) -> dict:
-            body = {"model": self.name, "prompt": list(ids), "max_tokens": max_tokens, "temperature": 0}
-            return self._post("/v1/completions", body | extra)["choices"][0]
+        with self._connect() as http, ThreadPoolExecutor(self.in_flight) as pool:
 
-        with ThreadPoolExecutor(self.in_flight) as pool:
+            def ask(ids: list[int]) -> dict:
+                body = {"model": self.name, "prompt": list(ids), "max_tokens": max_tokens, "temperature": 0}
+                return self._post(http, "/v1/completions", body | extra)["choices"][0]
+
             return list(pool.map(ask, batch))
 
-    def _post(self, path: str, body: dict) -> dict:
-        """The JSON answer. Raises ConnectionError when there is none, RuntimeError for an error status."""
+    def _connect(self) -> "httpx.Client":
+        """A client for one batch of requests, past any proxy of the environment where the server is on this
+        machine; to be closed."""
+        import httpx
+
+        return httpx.Client(headers=self.headers, timeout=self.timeout, trust_env=not is_local(self.root))
+
+    def _post(self, http: "httpx.Client", path: str, body: dict) -> dict:
+        """The JSON answer. Raises NoConnection when there is none, Unavailable for an error status."""
         import httpx
 
         try:
-            answer = self.http.post(self.root + path, json=body)
+            answer = http.post(self.root + path, json=body)
         except httpx.HTTPError as error:
-            raise ConnectionError(
-                f"连不上 {self.root}（{type(error).__name__}）。服务启动了吗？端口对吗？"
+            raise NoConnection(
+                f"连不上 {self.root} ({type(error).__name__})", "服务启动了吗？端口对吗？"
             ) from error
         if answer.is_error:
-            raise RuntimeError(f"{self.root}{path} 返回 {answer.status_code}：{answer.text[:300]}")
+            raise Unavailable(
+                f"{self.root}{path} 返回 {answer.status_code}：{answer.text[:300]}", "看服务的日志里说了什么"
+            )
         return answer.json()
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` names this machine by its loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def local(
@@ -141,21 +170,19 @@ def local(
 
     `adapter`: adapter folder, or the folder of the run that made it; it is put on the model, not
     merged. `bits` 4: the model's weights are stored in NF4, as in QLoRA, and computed in `dtype`.
-    Raises ValueError for a folder that doesn't hold what is asked for, and what `models.load` raises.
+    Raises InvalidValue for a folder that doesn't hold what is asked for, and what `models.load` raises.
     """
     folder = model_folder(model)
     kind = classify(folder).kind
     if kind not in WHOLE:
-        raise ValueError(f"{folder} 是 {kind}，不是完整的模型。适配器要和底座一起给：(底座, 适配器)。")
-    where = None
-    if adapter is not None:
-        where = resolve(adapter)
-        if classify(where).kind != "adapter":
-            raise ValueError(f"{where} 是 {classify(where).kind}，不是适配器 (adapter)。")
-    name = f"{folder.name} + {where.name}" if where else folder.name
+        raise InvalidValue(f"{folder} 是 {kind}，不是完整的模型", "适配器要和底座一起给：(底座, 适配器)")
+    adapter_folder = None if adapter is None else _adapter_folder(adapter)
+    name = f"{folder.name} + {adapter_folder.name}" if adapter_folder else folder.name
     if bits is None:
-        return Local(*models.load(str(folder), dtype, where), name)
-    return Local(*_load_quantized(folder, where, dtype), f"{name}（4 位）")
+        loaded, tokenizer = models.load(str(folder), dtype, adapter_folder)
+        return Local(loaded, tokenizer, name)
+    loaded, tokenizer = _load_quantized(folder, adapter_folder, dtype)
+    return Local(loaded, tokenizer, f"{name}（4 位）")
 
 
 def served(base_url: str, model: str, api_key: str | None = None) -> Served:
@@ -166,6 +193,15 @@ def served(base_url: str, model: str, api_key: str | None = None) -> Served:
     `messages`; vLLM does. Nothing is asked of it yet.
     """
     return Served(base_url, model, api_key)
+
+
+def _adapter_folder(adapter: str | Path) -> Path:
+    folder = resolve(adapter)
+    if (kind := classify(folder).kind) != "adapter":
+        raise InvalidValue(
+            f"{folder} 是 {kind}，不是适配器 (adapter)", "给出含有 adapter_config.json 的文件夹"
+        )
+    return folder
 
 
 def _load_quantized(folder: Path, adapter: Path | None, dtype: str):
@@ -190,7 +226,7 @@ def _load_quantized(folder: Path, adapter: Path | None, dtype: str):
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def _parts(batch: Sequence, size: int):
+def _parts(batch: Sequence, size: int) -> Iterator[Sequence]:
     return (batch[start : start + size] for start in range(0, len(batch), size))
 
 

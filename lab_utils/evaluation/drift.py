@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lab_utils.data.formats import encode
-from lab_utils.data.loss_mask import IGNORE
+from lab_utils.data.loss_mask import IGNORE, encode
+from lab_utils.errors import InvalidValue
 from lab_utils.evaluation.candidate import Local
 
 
@@ -27,10 +27,10 @@ def answer_logits(candidate: Local, conversations: Sequence[list[dict]]) -> torc
     """Logits with which `candidate` foretells each token of the answers and their end tokens;
     (tokens, vocab) float32, the conversations one after the other.
 
-    Raises ValueError for no conversation.
+    Raises InvalidValue for no conversation.
     """
     if not conversations:
-        raise ValueError("没有对话 (conversations)：至少给一段带回答的对话。")
+        raise InvalidValue("没有对话 (conversations)", "至少给一段带回答的对话")
     rows = []
     for messages in conversations:
         ids, labels = encode(candidate.tokenizer, messages)
@@ -41,9 +41,12 @@ def answer_logits(candidate: Local, conversations: Sequence[list[dict]]) -> torc
 
 
 def drift(reference: torch.Tensor, other: torch.Tensor) -> Drift:
-    """Compare logits of the same tokens, both (tokens, vocab). Raises ValueError when shapes differ."""
+    """Compare logits of the same tokens, both (tokens, vocab). Raises InvalidValue when shapes differ."""
     if reference.shape != other.shape:
-        raise ValueError(f"两边的形状 (shape) 不同：{tuple(reference.shape)} 和 {tuple(other.shape)}")
+        raise InvalidValue(
+            f"两边的形状 (shape) 不同：{tuple(reference.shape)} 和 {tuple(other.shape)}",
+            "两边要对同样的对话、用同一个词表计算",
+        )
     p, q = reference.double().log_softmax(-1), other.double().log_softmax(-1)
     return Drift(
         max_abs=float((reference - other).abs().max()),

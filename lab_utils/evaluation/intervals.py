@@ -1,9 +1,11 @@
-"""Scores with their uncertainty: rates, bootstrap intervals, paired comparison."""
+"""Scores with their uncertainty: rates, bootstrap intervals, paired comparison, all by scipy.stats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from lab_utils.errors import InvalidValue
 
 
 @dataclass(frozen=True)
@@ -27,52 +29,53 @@ class Interval:
 def bootstrap(values: Sequence[float], level: float = 0.95, rounds: int = 10_000, seed: int = 0) -> Interval:
     """Percentile bootstrap interval of a mean (Efron 1979).
 
-    values: (n,) numbers or booleans. When all values are equal every resample is the same
-    and the bootstrap says nothing: for all-pass and all-fail the exact binomial bound
-    (Clopper-Pearson; "rule of three") takes its place.
+    values: (n,) numbers or booleans. When all values are equal every resample is the same and the bootstrap says
+    nothing: for all-pass and all-fail the exact binomial bound (Clopper-Pearson; "rule of three") takes its place.
 
-    Raises ValueError for no values or a value that is not finite.
+    Raises InvalidValue for no values or a value that is not finite.
     """
-    values = _finite(values)
-    mean = float(values.mean())
-    if mean in (0.0, 1.0) and set(np.unique(values)) <= {0.0, 1.0}:
-        bound = 1 - ((1 - level) / 2) ** (1 / len(values))
-        low, high = (0.0, bound) if mean == 0.0 else (1 - bound, 1.0)
-    else:
-        means = _resampled_means(values, rounds, seed)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), len(values), level)
+    array = _finite(values)
+    if np.all(array == array[0]) and array[0] in (0.0, 1.0):
+        from scipy.stats import binomtest
+
+        exact = binomtest(int(array.sum()), len(array)).proportion_ci(level, method="exact")
+        return Interval(float(array[0]), float(exact.low), float(exact.high), len(array), level)
+    return _percentile_interval(array, level, rounds, seed)
 
 
-def paired_difference(
-    before: Sequence[float], after: Sequence[float], level: float = 0.95, rounds: int = 10_000, seed: int = 0
-) -> Interval:
-    """Bootstrap interval of the mean of `after - before`, item by item on the same prompts.
+def paired_difference(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Interval:
+    """95 % bootstrap interval of the mean of `after - before`, item by item on the same prompts.
 
-    Raises ValueError when the two differ in length, are empty or hold a value that is not finite.
+    Raises InvalidValue when the two differ in length, are empty or hold a value that is not finite.
     """
     if len(before) != len(after):
-        raise ValueError(
-            f"配对比较 (paired comparison) 需要同样多的结果：before 有 {len(before)} 个，after 有 {len(after)} 个"
+        raise InvalidValue(
+            "配对比较 (paired comparison) 需要同样多的结果："
+            f"before 有 {len(before)} 个，after 有 {len(after)} 个",
+            "两次要答同样的题，顺序也一样",
         )
-    change = _finite(after) - _finite(before)
-    means = _resampled_means(change, rounds, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(change.mean()), float(low), float(high), len(change), level)
+    return _percentile_interval(_finite(after) - _finite(before), 0.95, 10_000, seed)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or not len(array):
-        raise ValueError(f"需要一列至少一个的数 (values)，收到形状 {array.shape}")
+        raise InvalidValue(f"values 的形状 (shape) 应为 (n,)，收到 {array.shape}", "给出一列至少一个的数")
     if not np.isfinite(array).all():
-        raise ValueError(
-            f"第 {int(np.flatnonzero(~np.isfinite(array))[0]) + 1} 个值不是有限的数 (NaN 或 inf)"
-        )
+        place = int(np.flatnonzero(~np.isfinite(array))[0]) + 1
+        raise InvalidValue(f"第 {place} 个值不是有限的数 (NaN 或 inf)", "先找出它从哪里来，再算区间")
     return array
 
 
-def _resampled_means(values: np.ndarray, rounds: int, seed: int) -> np.ndarray:
-    """Means of `rounds` resamples with replacement; (rounds,) float64."""
-    picks = np.random.default_rng(seed).integers(0, len(values), (rounds, len(values)))
-    return values[picks].mean(axis=1)
+def _percentile_interval(values: np.ndarray, level: float, rounds: int, seed: int) -> Interval:
+    """The mean of `values`, (n,) float64, between the percentiles of the means of `rounds` resamples."""
+    from scipy import stats
+
+    mean = float(values.mean())
+    if len(values) == 1:  # every resample is the one value
+        return Interval(mean, mean, mean, 1, level)
+    generator = np.random.default_rng(seed)
+    bounds = stats.bootstrap(
+        (values,), np.mean, n_resamples=rounds, confidence_level=level, method="percentile", rng=generator
+    ).confidence_interval
+    return Interval(mean, float(bounds.low), float(bounds.high), len(values), level)

@@ -5,11 +5,10 @@ log-probabilities of the next token within a tolerance, the same greedy text wit
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab_utils.artifacts.folder import classify
+from lab_utils.errors import InvalidValue
 from lab_utils.evaluation.candidate import Candidate, Messages, local
 from lab_utils.models.generation import Completion
 
@@ -21,6 +20,10 @@ STAGES = {
     "text": "贪心解码的文字 (greedy text)",
     "end": "回答的结束 (end token)",
 }
+
+
+Side = str | Path | tuple[str | Path, str | Path] | Candidate
+"""A model folder or a registered model's name, a pair (base, adapter or run folder), or any candidate."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +85,27 @@ class Parity:
 
 
 def parity(
-    a,
-    b,
+    a: Side,
+    b: Side,
     prompts: Sequence[str | Messages],
     max_new_tokens: int = 64,
     dtype: str = "float32",
 ) -> Parity:
     """Compare two candidates on `prompts`: user messages, or whole conversations.
 
-    `a`, `b`: a model folder or a registered model's name, a pair (base, adapter or run folder), or
-    any `Candidate`, e.g. `served(…)`. Folders are loaded in `dtype`; it also sets the tolerance, so
+    A candidate is, for example, `served(…)` or llama.cpp's. Folders are loaded in `dtype`; it also sets the tolerance, so
     it is the dtype that `b` is supposed to have. Where prompts differ, each candidate is asked with
-    its own. Raises ValueError for no prompts or a folder that can't be compared.
+    its own. Raises InvalidValue for no prompts or a folder that can't be compared.
     """
     if not prompts:
-        raise ValueError("没有提示 (prompts)，什么也比不了。至少给一条，最好 50 条以上。")
+        raise InvalidValue("没有提示 (prompts)，什么也比不了", "至少给一条，最好 50 条以上")
     if dtype not in TOLERANCE:
-        raise ValueError(f"不认识 dtype {dtype!r}，可用的是：{'、'.join(TOLERANCE)}。")
+        raise InvalidValue(f"不认识 dtype {dtype!r}", f"可用的是：{'、'.join(TOLERANCE)}")
     chats = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
-    with ExitStack() as opened:
-        left, right = (_candidate(side, dtype, opened) for side in (a, b))
-        ids = [[side.prompt_ids(chat) for chat in chats] for side in (left, right)]
-        probabilities = [side.next_logprobs(own) for side, own in zip((left, right), ids, strict=True)]
-        texts = [side.greedy(own, max_new_tokens) for side, own in zip((left, right), ids, strict=True)]
+    left, right = (_candidate(side, dtype) for side in (a, b))
+    ids = [[side.prompt_ids(chat) for chat in chats] for side in (left, right)]
+    probabilities = [side.next_logprobs(batch) for side, batch in zip((left, right), ids, strict=True)]
+    texts = [side.greedy(batch, max_new_tokens) for side, batch in zip((left, right), ids, strict=True)]
     wrong = _prompt_difference(*ids)
     worst = None
     if None not in probabilities:
@@ -132,22 +133,17 @@ def logprob_difference(a: dict[int, float], b: dict[int, float]) -> tuple[float,
     at all, that is no rounding: the distance is infinite.
     """
     for mine, other in ((a, b), (b, a)):
-        best = max(mine, key=mine.get)
+        best = max(mine, key=lambda token: mine[token])
         if best not in other:
             return float("inf"), best
     return max((abs(a[token] - b[token]), token) for token in a.keys() & b.keys())
 
 
-def _candidate(what, dtype: str, opened: ExitStack) -> Candidate:
-    if hasattr(what, "prompt_ids"):
-        return what
-    if isinstance(what, tuple):
-        return local(*what, dtype=dtype)
-    if Path(what).exists() and classify(what).kind == "gguf":
-        from lab_utils.export.llama_cpp import llama_cpp
-
-        return opened.enter_context(llama_cpp(what))
-    return local(what, dtype=dtype)
+def _candidate(side: Side, dtype: str) -> Candidate:
+    if isinstance(side, tuple):
+        model, adapter = side
+        return local(model, adapter, dtype)
+    return local(side, dtype=dtype) if isinstance(side, (str, Path)) else side
 
 
 def _prompt_difference(a: list[list[int]], b: list[list[int]]) -> Difference | None:

@@ -5,16 +5,22 @@
 >>> merged = export.merge(base, adapter, folder)  # into full precision
 >>> export.parity((base, adapter), merged, prompts)
 >>> export.preflight(merged), export.push(merged, "owner/name")
+
+- `merge`, `merge_command`, `merged_into_4bit`: an adapter into its base;
+- `to_gguf`, `llama_cpp`, `modelfile`: one file for llama.cpp and Ollama;
+- `write_card`, `preflight`, `push`, `Obstacle`, `Push`: publishing on ModelScope;
+- `parity`: the gate; with it, from `artifacts` and `evaluation`, what it takes and gives.
 """
 
-from lab_utils.artifacts.folder import Artifact, classify, model_folder, resolve
+from lab_utils.artifacts import Artifact, classify, model_folder, resolve
 from lab_utils.evaluation.candidate import Candidate, Local, Served, local, served
-from lab_utils.evaluation.parity import TOLERANCE, Difference, Parity, first_difference, parity
+from lab_utils.evaluation.parity import TOLERANCE, Difference, Parity, first_difference
 from lab_utils.export.card import write_card
+from lab_utils.export.gate import parity
 from lab_utils.export.llama_cpp import llama_cpp, to_gguf
 from lab_utils.export.merge import merge, merge_command, merged_into_4bit
 from lab_utils.export.ollama import modelfile
-from lab_utils.export.publish import Problem, Push, preflight, push
+from lab_utils.export.publish import Obstacle, Push, preflight, push
 
 __all__ = [
     "TOLERANCE",
@@ -22,8 +28,8 @@ __all__ = [
     "Candidate",
     "Difference",
     "Local",
+    "Obstacle",
     "Parity",
-    "Problem",
     "Push",
     "Served",
     "classify",

@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from lab_utils.artifacts.folder import MERGE_RECORD, WHOLE, classify, quantized_bits, read_json, tensor_shapes
+from lab_utils.errors import InvalidValue
 from lab_utils.files import write_atomic
 
 CARD = "README.md"
@@ -22,15 +24,17 @@ def write_card(
     e.g. "Apache License 2.0"; `training`: data and method in a sentence or two; `figures`: what was
     measured → result with its n; `limits`: what the model can't do. A card that is there is replaced.
 
-    Raises ValueError for a folder that holds no whole model or a text that is empty.
+    Raises InvalidValue for a folder that holds no whole model or a text that is empty.
     """
     folder = Path(folder)
-    found = classify(folder)
-    if found.kind not in WHOLE:
-        raise ValueError(f"{folder} 是 {found.kind}，不是可以发布的模型：{found.why}。")
+    artifact = classify(folder)
+    if artifact.kind not in WHOLE:
+        raise InvalidValue(
+            f"{folder} 是 {artifact.kind}，不是可以发布的模型：{artifact.why}", "请给出完整的模型的文件夹"
+        )
     given = {"license": license, "training": training, "figures": figures, "limits": limits}
     if empty := [name for name, value in given.items() if not value]:
-        raise ValueError(f"模型卡片 (model card) 不能空着：{'、'.join(empty)}。没有测过就先去测。")
+        raise InvalidValue(f"模型卡片 (model card) 不能空着：{'、'.join(empty)}", "没有测过就先去测")
     record, config = read_json(folder / MERGE_RECORD), read_json(folder / "config.json")
     text = _front(license, record) + _body(folder, record, config, training, figures, limits)
     write_atomic(folder / CARD, text)
@@ -42,17 +46,12 @@ def write_card(
 def front_matter(card: Path) -> dict:
     """The card's YAML front matter; empty when there is no card or no valid front matter."""
     import yaml
+    from huggingface_hub import metadata_load
 
-    if not card.is_file():
-        return {}
-    parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
-    if len(parts) < 3 or parts[0]:
-        return {}
     try:
-        found = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+        return metadata_load(card) or {}
+    except (OSError, ValueError, yaml.YAMLError):  # no file, no table, no YAML
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def parameters(folder: Path) -> int:
@@ -61,11 +60,14 @@ def parameters(folder: Path) -> int:
 
 
 def _front(license: str, record: dict) -> str:
-    lines = [f"license: {license}", "tasks:", "- text-generation", "frameworks:", "- pytorch"]
-    lines += ["language:", "- zh", "domain:", "- nlp"]
+    """The front matter, with ModelScope's fields beside those of Hugging Face."""
+    from huggingface_hub import CardData
+
+    facts: dict[str, Any] = {"license": license, "tasks": ["text-generation"], "frameworks": ["pytorch"]}
+    facts |= {"language": ["zh"], "domain": ["nlp"]}
     if record:
-        lines += [f"base_model: {record['base']}", "base_model_relation: finetune"]
-    return "\n".join(["---", *lines, "---", ""])
+        facts |= {"base_model": record["base"], "base_model_relation": "finetune"}
+    return f"---\n{CardData(**facts).to_yaml()}\n---\n"
 
 
 def _body(folder: Path, record: dict, config: dict, training: str, figures: Mapping, limits: str) -> str:

@@ -7,8 +7,6 @@ Never into 4 bit: what is added would be rounded to the 16 levels of NF4.
 
 import hashlib
 import json
-import os
-import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -23,10 +21,16 @@ from lab_utils.artifacts.folder import (
     read_json,
     resolve,
 )
+from lab_utils.errors import InvalidValue, LabError
 from lab_utils.evaluation.candidate import Local, local
+from lab_utils.files import atomic_folder
 
 DTYPES = ("float32", "bfloat16", "float16")
 TOOLS = ("peft", "swift")
+
+
+class FolderTaken(LabError, FileExistsError):
+    """A folder that was to be written holds something else; also a FileExistsError."""
 
 
 def merge(
@@ -38,29 +42,26 @@ def merge(
     `peft`, in this process, or `swift`, which runs `swift export`. `folder` appears complete or not
     at all; one that an earlier merge wrote is replaced, anything else there is kept.
 
-    Raises ValueError for a base that isn't a whole model in full precision, an adapter that isn't one
-    or doesn't fit the base, an unknown dtype or tool; FileExistsError when `folder` holds something
+    Raises InvalidValue for a base that isn't a whole model in full precision, an adapter that isn't one
+    or doesn't fit the base, an unknown dtype or tool; FolderTaken when `folder` holds something
     else; SwiftError when `swift export` fails.
     """
-    source, where, folder = _base(base), resolve(adapter), Path(folder)
+    base_folder, adapter_folder, folder = _base(base), resolve(adapter), Path(folder)
     if dtype not in DTYPES or by not in TOOLS:
-        raise ValueError(
-            f"dtype 可用 {'、'.join(DTYPES)}，by 可用 {'、'.join(TOOLS)}；收到 {dtype!r}、{by!r}。"
+        raise InvalidValue(
+            f"不能用 dtype={dtype!r}、by={by!r} 合并",
+            f"dtype 可用 {'、'.join(DTYPES)}，by 可用 {'、'.join(TOOLS)}",
         )
-    if classify(where).kind != "adapter":
-        raise ValueError(f"{where} 是 {classify(where).kind}，不是适配器 (adapter)，没有什么可以合并。")
+    if (kind := classify(adapter_folder).kind) != "adapter":
+        raise InvalidValue(
+            f"{adapter_folder} 是 {kind}，不是适配器 (adapter)，没有什么可以合并",
+            "请给出适配器的文件夹，或训练它的文件夹",
+        )
     _require_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        (_by_peft if by == "peft" else _by_swift)(source, where, part, dtype)
-        record = json.dumps(_record(source, where, dtype, by), ensure_ascii=False, indent=1)
-        (part / MERGE_RECORD).write_text(record, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        part.with_name(f"{part.name}.log").unlink(missing_ok=True)
+    with atomic_folder(folder) as made:
+        (_by_peft if by == "peft" else _by_swift)(base_folder, adapter_folder, made, dtype)
+        record = json.dumps(_record(base_folder, adapter_folder, dtype, by), ensure_ascii=False, indent=1)
+        (made / MERGE_RECORD).write_text(record, encoding="utf-8")
     return folder
 
 
@@ -110,28 +111,34 @@ def _by_peft(base: Path, adapter: Path, folder: Path, dtype: str) -> None:
     try:
         model, tokenizer = models.load(str(base), dtype, adapter)
     except RuntimeError as error:  # shapes that don't match
-        raise ValueError(f"适配器 {adapter.name} 装不到 {base.name} 上：{error}") from error
+        raise InvalidValue(
+            f"适配器 {adapter.name} 装不到 {base.name} 上：{error}", "请给出训练它时用的底座"
+        ) from error
     model.merge_and_unload(safe_merge=True).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _by_swift(base: Path, adapter: Path, folder: Path, dtype: str) -> None:
-    known = next((e for e in models.REGISTRY.values() if e.name == base.name), None)
+    known = models.REGISTRY.get(base.name)
     kind = {"model_type": known.model_type, "template": known.template} if known else {}
     swift.run(merge_command(base, adapter, folder, dtype, **kind), progress=False)
     if bits := quantized_bits(folder):
-        raise ValueError(f"swift export 写出的是 {bits} 位的模型，不是全精度；没有保留它。")
+        raise InvalidValue(
+            f"swift export 写出的是 {bits} 位的模型，不是全精度；没有保留它", "请用 by='peft' 合并"
+        )
     (folder / "args.json").unlink(missing_ok=True)  # the training's settings, with paths of this machine
 
 
 def _base(base: str | Path) -> Path:
     folder = model_folder(base)
-    found = classify(folder)
-    if found.kind not in WHOLE:
-        raise ValueError(f"{folder} 是 {found.kind}，不能当底座 (base)：{found.why}。")
+    artifact = classify(folder)
+    if artifact.kind not in WHOLE:
+        raise InvalidValue(
+            f"{folder} 是 {artifact.kind}，不能当底座 (base)：{artifact.why}", "请给出完整的模型"
+        )
     if bits := quantized_bits(folder):
-        raise ValueError(
-            f"底座 {folder.name} 是 {bits} 位量化的，合并进去会再舍入一次。请给全精度的那一份底座。"
+        raise InvalidValue(
+            f"底座 {folder.name} 是 {bits} 位量化的，合并进去会再舍入一次", "请给全精度的那一份底座"
         )
     return folder
 
@@ -140,7 +147,7 @@ def _require_replaceable(folder: Path) -> None:
     if folder.exists() and (any(folder.iterdir()) if folder.is_dir() else True):
         if (folder / MERGE_RECORD).is_file():
             return
-        raise FileExistsError(f"{folder} 里已有别的东西，没有动它。请换一个文件夹，或先把它移走。")
+        raise FolderTaken(f"{folder} 里已有别的东西，没有动它", "请换一个文件夹，或先把它移走")
 
 
 def _record(base: Path, adapter: Path, dtype: str, by: str) -> dict:

@@ -7,6 +7,7 @@ prompt, so the two are rendered and compared before a Modelfile is written.
 import re
 from pathlib import Path
 
+from lab_utils.errors import InvalidValue
 from lab_utils.models.generation import end_ids
 
 CHATML = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
@@ -22,7 +23,7 @@ def modelfile(folder: str | Path, gguf: str | Path, template: str = CHATML) -> s
     """Text of the Modelfile that makes Ollama prompt `gguf` as the tokenizer in `folder` does.
 
     Stop parameters are the end tokens of `generation_config.json`; temperature and top_p come from
-    there too. Raises ValueError when `template` gives another prompt than the tokenizer's own.
+    there too. Raises InvalidValue when `template` gives another prompt than the tokenizer's own.
     """
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -30,11 +31,12 @@ def modelfile(folder: str | Path, gguf: str | Path, template: str = CHATML) -> s
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for probe in _PROBES:
         messages = [{"role": role, "content": content} for role, content in probe]
-        wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        if render(template, messages) != wanted:
-            raise ValueError(
-                f"这个 TEMPLATE 写出的提示和分词器的对话模板不同：应为 {wanted!r}，"
-                f"却是 {render(template, messages)!r}。请改 TEMPLATE，不要改模型。"
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if render(template, messages) != prompt:
+            raise InvalidValue(
+                f"这个 TEMPLATE 写出的提示和分词器的对话模板不同：应为 {prompt!r}，"
+                f"却是 {render(template, messages)!r}",
+                "请改 TEMPLATE，不要改模型",
             )
     settings = GenerationConfig.from_pretrained(folder)
     stops = [tokenizer.decode([end]) for end in end_ids(settings.eos_token_id)]
@@ -51,13 +53,15 @@ def render(template: str, messages: list[dict]) -> str:
     """What Go's text/template makes of `template`, for the part that chat templates need: one
     `range .Messages … end` with `.Role` and `.Content`, and `-` for trimming white space.
 
-    Raises ValueError for anything else in braces.
+    Raises InvalidValue for anything else in braces.
     """
     text = re.sub(r"\s*\{\{-", "{{", template)
     text = re.sub(r"-\}\}\s*", "}}", text)
     loop = re.fullmatch(r"(.*?)\{\{ ?range \.Messages ?\}\}(.*?)\{\{ ?end ?\}\}(.*)", text, re.DOTALL)
     if loop is None or re.search(r"\{\{", loop[1] + loop[3]):
-        raise ValueError("这里只认识一个 {{ range .Messages }} … {{ end }}，其余是普通文字。")
+        raise InvalidValue(
+            "这里只认识一个 {{ range .Messages }} … {{ end }}，其余是普通文字", "请把模板改成这样"
+        )
     turns = [_turn(loop[2], message) for message in messages]
     return loop[1] + "".join(turns) + loop[3]
 
@@ -65,7 +69,7 @@ def render(template: str, messages: list[dict]) -> str:
 def _turn(body: str, message: dict) -> str:
     def value(field: re.Match) -> str:
         if field[1] not in (".Role", ".Content"):
-            raise ValueError(f"不认识 {{{{ {field[1]} }}}}，这里只有 .Role 和 .Content。")
+            raise InvalidValue(f"不认识 {{{{ {field[1]} }}}}", "这里只有 .Role 和 .Content")
         return message[field[1].lstrip(".").lower()]
 
     return re.sub(r"\{\{ ?(.*?) ?\}\}", value, body)

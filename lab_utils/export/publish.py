@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab_utils import models
 from lab_utils.artifacts.folder import MERGE_RECORD, broken_weights, classify, read_json
+from lab_utils.errors import InvalidValue, LabError
 from lab_utils.export.card import CARD, CONFIGURATION, front_matter
 from lab_utils.models.generation import end_ids
 
@@ -44,8 +45,12 @@ _VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt", "*.index.json")
 _TEXT_BYTES = 5_000_000
 
 
+class NoToken(LabError, PermissionError):
+    """An upload without an access token; also a PermissionError."""
+
+
 @dataclass(frozen=True)
-class Problem:
+class Obstacle:
     """One reason not to publish: `where` (a file, or the folder), `what` is wrong, what to do about it."""
 
     where: str
@@ -64,7 +69,7 @@ class Push:
     model_id: str
     files: tuple[tuple[str, int], ...]
     left_out: tuple[tuple[str, str], ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Obstacle, ...]
     sent: bool = False
 
     def __str__(self) -> str:
@@ -78,20 +83,20 @@ class Push:
         return "\n".join(lines)
 
 
-def preflight(folder: str | Path) -> list[Problem]:
+def preflight(folder: str | Path) -> list[Obstacle]:
     """Everything that is wrong with publishing the model in `folder`; empty when it may go.
 
     Looks at: is it a whole model; config; every shard; tokenizer; chat template and end token; size;
-    card and licence; optimizer states; secrets and paths of this machine. Loads no weights, needs no
-    network. Raises FileNotFoundError when there is no such folder.
+    card and license; optimizer states; secrets and paths of this machine. Loads no weights, needs no
+    network. Raises NotFound when there is no such folder.
     """
     folder = Path(folder)
-    found = classify(folder)
-    if found.kind in ("adapter", "run", "unknown", "gguf"):
-        return [Problem(folder.name, *_NOT_A_MODEL[found.kind])]
+    kind = classify(folder).kind
+    if kind in _NOT_A_MODEL:
+        return [Obstacle(folder.name, *_NOT_A_MODEL[kind])]
     return [
         *_config(folder),
-        *(Problem("权重", fault, "重新导出，或重新下载") for fault in broken_weights(folder)),
+        *(Obstacle("权重", fault, "重新导出，或重新下载") for fault in broken_weights(folder)),
         *_missing_weights(folder),
         *_tokenizer(folder),
         *_sizes(folder),
@@ -105,27 +110,29 @@ def push(folder: str | Path, model_id: str, dry_run: bool = True, token: str | N
     """Upload the model in `folder` to ModelScope as `model_id` ("owner/name"), through its own client.
 
     A dry run needs no network: it says what would go up, what wouldn't and why. A real one refuses,
-    before anything is sent, a folder with problems (ValueError, naming them) and a missing access
-    token (PermissionError). `token`: None takes the one that `modelscope login` stored or
+    before anything is sent, a folder with problems (InvalidValue, naming them) and a missing access
+    token (NoToken). `token`: None takes the one that `modelscope login` stored or
     `$MODELSCOPE_API_TOKEN`. Errors of the upload itself come from the client.
     """
     folder = Path(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model_id):
-        raise ValueError(f"模型名要写成 '用户名/模型名'（owner/name），收到 {model_id!r}。")
+        raise InvalidValue(f"{model_id!r} 不是模型名", "要写成 '用户名/模型名' (owner/name)")
     files, left_out = _selection(folder)
     plan = Push(model_id, files, left_out, tuple(preflight(folder)))
     if dry_run:
         return plan
     if plan.problems:
-        raise ValueError(f"{folder.name} 还不能发布，什么也没有上传：\n" + "\n".join(map(str, plan.problems)))
+        raise InvalidValue(
+            f"{folder.name} 还不能发布，什么也没有上传：\n" + "\n".join(map(str, plan.problems))
+        )
     from modelscope_hub.api import HubApi
     from modelscope_hub.config import get_default_config
 
     token = token or get_default_config().token
     if not token:
-        raise PermissionError(
-            "没有 ModelScope 的访问令牌 (access token)，什么也没有上传。请在 modelscope.cn 的个人中心复制令牌，"
-            "运行 modelscope login --token 令牌，再试一次。"
+        raise NoToken(
+            "没有 ModelScope 的访问令牌 (access token)，什么也没有上传",
+            "请在 modelscope.cn 的个人中心复制令牌，运行 modelscope login --token 令牌，再试一次",
         )
     names = [glob.escape(name) for name, _ in files]
     HubApi(token=token).upload_folder(
@@ -148,58 +155,58 @@ _NOT_A_MODEL = {
 }
 
 
-def _config(folder: Path) -> list[Problem]:
+def _config(folder: Path) -> list[Obstacle]:
     config = read_json(folder / "config.json")
     if not config:
-        return [Problem("config.json", "没有，或不是完整的 JSON", "从底座拷一份，或重新导出")]
+        return [Obstacle("config.json", "没有，或不是完整的 JSON", "从底座拷一份，或重新导出")]
     lacking = [key for key in ("model_type", "architectures") if not config.get(key)]
-    return [Problem("config.json", f"没有写 {'、'.join(lacking)}", "重新导出")] if lacking else []
+    return [Obstacle("config.json", f"没有写 {'、'.join(lacking)}", "重新导出")] if lacking else []
 
 
-def _missing_weights(folder: Path) -> list[Problem]:
+def _missing_weights(folder: Path) -> list[Obstacle]:
     """A model without safetensors: pickles (`.bin`) can run code when they are loaded, so they don't count."""
     if any(folder.glob("*.safetensors")):
         return []
     return [
-        Problem("权重", "没有 safetensors 格式的权重", "重新导出；.bin 读进来再用 save_pretrained 存一次")
+        Obstacle("权重", "没有 safetensors 格式的权重", "重新导出；.bin 读进来再用 save_pretrained 存一次")
     ]
 
 
-def _tokenizer(folder: Path) -> list[Problem]:
+def _tokenizer(folder: Path) -> list[Obstacle]:
     """Whether the tokenizer loads, has a chat template, and ends a turn with a token that stops generation."""
     if "tokenizer.json" in models.missing_files(folder):
-        return [Problem("tokenizer.json", "没有分词器", "从底座拷过来，或重新合并")]
+        return [Obstacle("tokenizer.json", "没有分词器", "从底座拷过来，或重新合并")]
     from transformers import AutoTokenizer
 
     models.quiet()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # broken files raise all kinds
-        return [Problem("tokenizer.json", f"分词器读不出来（{type(error).__name__}）", "从底座重新拷一份")]
+        return [Obstacle("tokenizer.json", f"分词器读不出来（{type(error).__name__}）", "从底座重新拷一份")]
     if not tokenizer.chat_template:
         return [
-            Problem(
+            Obstacle(
                 "chat_template.jinja", "没有对话模板 (chat template)", "从底座拷过来：没有它，别人会套错模板"
             )
         ]
     size = read_json(folder / "config.json").get("vocab_size")
     if size and len(tokenizer) > size:
         return [
-            Problem(
+            Obstacle(
                 "tokenizer.json", f"有 {len(tokenizer)} 个词元，模型只有 {size} 个", "拿错了分词器，换回来"
             )
         ]
     return _end_token(folder, tokenizer)
 
 
-def _end_token(folder: Path, tokenizer) -> list[Problem]:
-    said = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
+def _end_token(folder: Path, tokenizer) -> list[Obstacle]:
+    turns = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
     try:
-        whole = tokenizer.apply_chat_template(said, return_dict=False)
-        before = tokenizer.apply_chat_template(said[:1], add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template(turns, return_dict=False)
+        before = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)
     except Exception as error:  # a template may raise anything
         return [
-            Problem(
+            Obstacle(
                 "chat_template.jinja", f"对话模板出错（{type(error).__name__}: {error}）", "从底座重新拷一份"
             )
         ]
@@ -208,16 +215,16 @@ def _end_token(folder: Path, tokenizer) -> list[Problem]:
     if not set(turn).intersection(end_ids(settings.get("eos_token_id"))):
         closing = tokenizer.decode(turn[-2:]).strip() or "没有"
         fault = f"eos_token_id 里没有结束回答的词元（模板用的是 {closing}），模型会停不下来"
-        return [Problem("generation_config.json", fault, "把它的编号加进 eos_token_id")]
+        return [Obstacle("generation_config.json", fault, "把它的编号加进 eos_token_id")]
     return []
 
 
-def _sizes(folder: Path) -> list[Problem]:
+def _sizes(folder: Path) -> list[Obstacle]:
     from modelscope_hub.constants import UPLOAD_MAX_FILE_SIZE_BYTES as most
 
     large = [file for file in _files(folder) if file.stat().st_size > most]
     return [
-        Problem(
+        Obstacle(
             file.name,
             f"超过 ModelScope 的单个文件上限 {most / 2**30:.0f} GiB",
             "保存时设 max_shard_size，分成几片",
@@ -226,28 +233,28 @@ def _sizes(folder: Path) -> list[Problem]:
     ]
 
 
-def _card(folder: Path) -> list[Problem]:
+def _card(folder: Path) -> list[Obstacle]:
     if not (folder / CARD).is_file():
-        return [Problem(CARD, "没有模型卡片 (model card)", "用 export.write_card 写一份")]
+        return [Obstacle(CARD, "没有模型卡片 (model card)", "用 export.write_card 写一份")]
     facts = front_matter(folder / CARD)
     if not facts:
-        return [Problem(CARD, "开头没有 YAML 格式的信息", "用 export.write_card 写一份")]
+        return [Obstacle(CARD, "开头没有 YAML 格式的信息", "用 export.write_card 写一份")]
     if not facts.get("license"):
-        return [Problem(CARD, "没有写许可证 (license)：别人不知道能不能用", "写上，并遵守底座的许可证")]
+        return [Obstacle(CARD, "没有写许可证 (license)：别人不知道能不能用", "写上，并遵守底座的许可证")]
     return []
 
 
-def _training_state(folder: Path) -> list[Problem]:
-    found = [n for n in _names(folder) if _matches(n, TRAINING_STATE)]
-    if not found:
+def _training_state(folder: Path) -> list[Obstacle]:
+    states = [name for name in _names(folder) if _matches(name, TRAINING_STATE)]
+    if not states:
         return []
-    return [Problem("、".join(found[:3]), "训练用的优化器状态，比模型还大，别人用不上", "移到别处")]
+    return [Obstacle("、".join(states[:3]), "训练用的优化器状态，比模型还大，别人用不上", "移到别处")]
 
 
-def _secrets(folder: Path) -> list[Problem]:
+def _secrets(folder: Path) -> list[Obstacle]:
     """Files that hold secrets, and lines that look like one. The secret itself is never shown."""
     problems = [
-        Problem(name, "是存放密钥的文件", "移走；如果已经传到网上，立刻作废那个密钥")
+        Obstacle(name, "是存放密钥的文件", "移走；如果已经传到网上，立刻作废那个密钥")
         for name in _names(folder)
         if _matches(name, SECRET_FILES)
     ]
@@ -257,7 +264,7 @@ def _secrets(folder: Path) -> list[Problem]:
     return problems
 
 
-def _secret_lines(file: Path, name: str) -> list[Problem]:
+def _secret_lines(file: Path, name: str) -> list[Obstacle]:
     """One problem for each kind of secret in a text file; binary and large files are passed over."""
     if file.stat().st_size > _TEXT_BYTES:
         return []
@@ -265,17 +272,17 @@ def _secret_lines(file: Path, name: str) -> list[Problem]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         return []
-    found = {}
+    by_kind: dict[str, Obstacle] = {}
     for number, line in enumerate(lines, 1):
         for kind, pattern in SECRETS.items():
-            if kind not in found and re.search(pattern, line):
+            if kind not in by_kind and re.search(pattern, line):
                 remedy = "删掉它" if "路径" in kind else "删掉它；传出去过就要作废"
-                found[kind] = Problem(f"{name} 第 {number} 行", f"疑似{kind}", remedy)
-    return list(found.values())
+                by_kind[kind] = Obstacle(f"{name} 第 {number} 行", f"疑似{kind}", remedy)
+    return list(by_kind.values())
 
 
 def _selection(folder: Path) -> tuple[tuple, tuple]:
-    """`(files, left_out)` of a folder, each sorted by name."""
+    """`(files, left_out)` of a folder, each sorted by name: as in `Push`."""
     files, left_out = [], []
     for file in _files(folder):
         name = file.relative_to(folder).as_posix()

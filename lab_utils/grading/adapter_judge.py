@@ -22,6 +22,7 @@ from lab_utils import models
 from lab_utils.errors import InvalidValue
 from lab_utils.grading.row import GRADED, REFUSED, Judgement
 from lab_utils.grading.text import clean
+from lab_utils.linear_layers import PEFT_PREFIX
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -342,8 +343,8 @@ def expected_shapes(rank: int, targets: tuple[str, ...]) -> dict[str, tuple[int,
     shapes = {}
     for name, module in _base()[0].named_modules():
         if name.rpartition(".")[2] in targets:
-            shapes[f"base_model.model.{name}.lora_A.weight"] = (rank, module.in_features)
-            shapes[f"base_model.model.{name}.lora_B.weight"] = (module.out_features, rank)
+            shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, module.in_features)
+            shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (module.out_features, rank)
     return shapes
 
 
@@ -400,7 +401,9 @@ def _base_passes(questions: int) -> tuple[float, ...]:
 
 def _passes(model, questions: int) -> tuple[float, ...]:
     """1.0 for each held-out question answered in the right form and ended, else 0.0; greedy, so always the same."""
+    from lab_utils.evaluation.verse_exam import evaluate_policy
     from lab_utils.evaluation.verse_exam import questions as draw
-    from lab_utils.evaluation.verse_exam import sit
 
-    return tuple(sit(model, _base()[1], draw("eval", questions), temperature=0.0)["form"].tolist())
+    return tuple(
+        evaluate_policy(model, _base()[1], draw("eval", questions), temperature=0.0)["form"].tolist()
+    )

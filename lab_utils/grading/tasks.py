@@ -1,7 +1,7 @@
 """A lab as the grader sees it: what each exercise asks, made from the lab's master and its checks.
 
 Nothing is written twice: the function's name and its check come from the check cell of the master, the points from
-the manifest, the cases from the check, further hidden cases from `hidden`.
+the manifest, the visible and the hidden cases from the check.
 """
 
 import ast
@@ -9,9 +9,8 @@ import copy
 import hashlib
 import importlib.util
 import json
-import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.checks.frame import Case, Check, Output, difference, run
-from lab_utils.grading import hidden
 from lab_utils.grading.inside import slicing, wire
 
 HIDDEN_CASES = 4
@@ -121,7 +119,7 @@ def _exercise(
         value = resolve(dotted)
         (helpers if callable(value) else constants)[dotted] = value
     visible = len(check.cases)
-    cases = check.cases + tuple(hidden_cases(cell.exercise, check, seed))
+    cases = check.cases + check.hidden_cases(seed, HIDDEN_CASES)
     check = replace(check, cases=cases, reference=_Remembered(check.reference))
     return Exercise(
         cell.exercise,
@@ -175,14 +173,6 @@ def _is_module(dotted: str) -> bool:
         return importlib.util.find_spec(dotted) is not None
     except ModuleNotFoundError:
         return False
-
-
-def hidden_cases(exercise: str, check: Check, seed: int) -> Iterator[Case]:
-    """Further inputs for an exercise, the same for the same seed. They are judged as edge cases: no value is told."""
-    make = hidden.GENERATORS.get(exercise)
-    for number in range(1, HIDDEN_CASES + 1 if make else 1):
-        rng = random.Random(f"{seed} {check.name} {number}")
-        yield Case(f"隐藏用例 {number}", make(rng), edge=True)
 
 
 class _Remembered:
@@ -251,7 +241,8 @@ def version(lab: course.Lab, seed: int) -> str:
     path = master.master_path(lab)
     digest.update(path.read_bytes())
     package = Path(__file__).parent.parent
-    checks = [package / "checks" / f"{name.rpartition('.')[2]}.py" for name in _checks(path)]
+    names = [name.rpartition(".")[2] for name in _checks(path)]
+    checks = [package / "checks" / file for name in names for file in (f"{name}.py", f"{name}/__init__.py")]
     for source in sorted({*_graders(), *imported(checks, package)}):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
@@ -260,10 +251,8 @@ def version(lab: course.Lab, seed: int) -> str:
 def _graders() -> list[Path]:
     """The modules of this package on which a score depends."""
     here = Path(__file__).parent
-    return [
-        here / f"{name}.py"
-        for name in ("answers", "notebook_file", "text", "row", "hidden", "scoring", "tasks")
-    ] + [*here.glob("inside/*.py")]
+    names = ("answers", "notebook_file", "row", "text", "scoring", "tasks")
+    return [*(here / f"{name}.py" for name in names), *here.glob("inside/*.py")]
 
 
 def check_modules(lab: course.Lab) -> list[str]:

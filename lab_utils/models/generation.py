@@ -1,18 +1,21 @@
 """Let a transformers model write: batches of prompts in, texts out, each with whether it stopped by itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Completion:
     """What a model wrote after one prompt, special tokens removed.
 
-    `ended` is True when the model itself emitted an end token, False when it was cut off.
+    `ended` is True when the model itself emitted an end token, False when it was cut off. `tokens`: how many it
+    wrote, the end token included, padding not; None where that isn't known. Completions are equal when their
+    texts and ends are.
     """
 
     text: str
     ended: bool
+    tokens: int | None = field(default=None, compare=False)
 
 
 def chat_prompt(tokenizer, message: str) -> str:
@@ -49,7 +52,8 @@ def complete_batch(model, tokenizer, inputs: Mapping, max_new_tokens: int, **how
     out = []
     for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
         stop = next((i for i, token in enumerate(row) if token in ends), None)
-        out.append(Completion(tokenizer.decode(row[:stop], skip_special_tokens=True), stop is not None))
+        text = tokenizer.decode(row[:stop], skip_special_tokens=True)
+        out.append(Completion(text, stop is not None, len(row) if stop is None else stop + 1))
     return out
 
 

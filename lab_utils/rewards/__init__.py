@@ -3,6 +3,11 @@
 `completions` are strings or conversations; columns of the data set arrive as keyword arguments, one
 value per completion. Whatever a model writes, each completion gets one finite float; a missing
 column of the data set is an error that names it.
+
+`arithmetic`  five layered rewards for sums in an XML frame
+`verse`       rewards from the course's verifier, and one that can be hacked
+`preflight`   can these rewards and settings teach anything? Asked before a run
+`columns`     what a reward function is given
 """
 
 from lab_utils.rewards.arithmetic import (

@@ -16,6 +16,7 @@ import re
 from decimal import Decimal
 from numbers import Integral
 
+from lab_utils.errors import InvalidValue
 from lab_utils.rewards.columns import rows
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
@@ -29,13 +30,13 @@ def correct_answer(completions, answer=None, **kwargs) -> list[float]:
     """2.0 when the number in `<answer>` equals the column `answer`, else 0.0.
 
     Numbers are compared by value, exactly: 1,000 = 1000 = １０００ = 1000.0. Words around the
-    number make it wrong. Raises ValueError when the column is missing, has another length, or
+    number make it wrong. Raises InvalidValue when the column is missing, has another length, or
     holds something that isn't a number.
     """
     given = rows(completions, answer=answer)
     wanted = [_wanted(value, i) for i, (_, value) in enumerate(given, 1)]
-    found = [number(extract_answer(text)) for text, _ in given]
-    return [CORRECT if a == b else 0.0 for a, b in zip(found, wanted, strict=True)]
+    answers = [number(extract_answer(text)) for text, _ in given]
+    return [CORRECT if a == b else 0.0 for a, b in zip(answers, wanted, strict=True)]
 
 
 def integer_answer(completions, **kwargs) -> list[float]:
@@ -93,7 +94,7 @@ def number(text: str) -> str | None:
 
 
 def _wanted(value, row: int) -> str:
-    """The column's value in plain digits. Raises ValueError when it isn't a finite number."""
+    """The column's value in plain digits. Raises InvalidValue when it isn't a finite number."""
     if isinstance(value, str):
         plain = number(value)
     elif (
@@ -103,16 +104,16 @@ def _wanted(value, row: int) -> str:
     else:
         plain = None
     if plain is None:
-        raise ValueError(
-            f"answer 的第 {row} 个值 {str(value)[:40]!r} 不是一个数（number）；"
-            "answer 列只放答案的数字，例如 GSM8K 要先取出 #### 后面的部分。"
+        raise InvalidValue(
+            f"answer 的第 {row} 个值 {str(value)[:40]!r} 不是一个数 (number)",
+            "answer 列只放答案的数字，例如 GSM8K 要先取出 #### 后面的部分",
         )
     return plain
 
 
 def _is_integer(text: str) -> bool:
     match = _NUMBER.fullmatch(text.translate(_PLAIN).strip())
-    return bool(match) and match[3] is None
+    return match is not None and match[3] is None
 
 
 def _split(text: str) -> list[str] | None:
@@ -120,8 +121,8 @@ def _split(text: str) -> list[str] | None:
     around something."""
     parts = []
     for tag in TAGS:
-        part, found, text = text.partition(tag)
-        if not found:
+        part, separator, text = text.partition(tag)
+        if not separator:
             return None
         parts.append(part)
     parts.append(text)

@@ -13,14 +13,16 @@ from numbers import Real
 
 import numpy as np
 
+from lab_utils.errors import InvalidValue, LabError
+
 ZERO = 1e-8  # a standard deviation below this is none, as in TRL
 
 
-class PreflightError(ValueError):
+class PreflightError(LabError, ValueError):
     """A setting that can't learn. `problems`: all that were found, each with what to change."""
 
-    def __init__(self, problems: list[str]):
-        self.problems = problems
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(problems)
         super().__init__(
             "\n".join([f"这样训练学不到东西，有 {len(problems)} 处要改：", *(f"- {p}" for p in problems)])
         )
@@ -87,7 +89,7 @@ def preflight(
 
     Raises PreflightError with all problems, each saying what to change: num_generations below 2 or not
     a divisor of the batch, temperature 0, a reward function that fails or doesn't return one finite
-    number per completion in a list, the weighted sum being equal within every group. Raises ValueError
+    number per completion in a list, the weighted sum being equal within every group. Raises InvalidValue
     when the probe itself is malformed.
     """
     functions = list(reward_functions)
@@ -112,30 +114,42 @@ def preflight(
     return PreflightReport(len(groups), num_generations, figures, _figures("加权和（total）", total))
 
 
-def _check_probe(functions, groups, rows, num_generations, weights) -> None:
+def _check_probe(
+    functions: Sequence[Callable],
+    groups: Sequence[Sequence],
+    rows: Sequence[dict],
+    num_generations: int,
+    weights: Sequence[float],
+) -> None:
+    """Raise InvalidValue unless the probe is whole: a row and a group per prompt, a weight per function."""
     if not functions or not groups:
-        raise ValueError("至少要有一个奖励函数（reward function）和一组探针回答（probe completions）。")
+        raise InvalidValue(
+            "没有奖励函数 (reward function) 或探针回答 (probe completions)", "两样各至少要有一个"
+        )
     if len(rows) != len(groups):
-        raise ValueError(
-            f"rows 有 {len(rows)} 行，groups 有 {len(groups)} 组，应一一对应：每个提示一行、一组。"
+        raise InvalidValue(
+            f"rows 有 {len(rows)} 行，groups 有 {len(groups)} 组，应一一对应", "每个提示给一行、一组"
         )
     if len(weights) != len(functions):
-        raise ValueError(f"reward_weights 有 {len(weights)} 个，奖励函数有 {len(functions)} 个，应一样多。")
+        raise InvalidValue(
+            f"reward_weights 有 {len(weights)} 个，奖励函数有 {len(functions)} 个，应一样多",
+            "每个奖励函数给一个权重，或都不给",
+        )
     for i, group in enumerate(groups, 1):
         if len(group) != num_generations:
-            raise ValueError(
-                f"第 {i} 组有 {len(group)} 个回答，num_generations={num_generations}；"
-                "探针每组的回答数要和训练时一样。"
+            raise InvalidValue(
+                f"第 {i} 组有 {len(group)} 个回答，num_generations={num_generations}",
+                "探针每组的回答数要和训练时一样",
             )
     if any(set(row) != set(rows[0]) for row in rows):
-        raise ValueError("rows 各行的字段不一样；奖励函数按列（column）取值，每一行都要有同样的字段。")
+        raise InvalidValue("rows 各行的字段不一样", "奖励函数按列 (column) 取值，每一行都要有同样的字段")
 
 
 def _setting_problems(num_generations: int, generation_batch_size: int, temperature: float) -> list[str]:
     problems = []
     if num_generations < 2:
         problems.append(
-            f"num_generations={num_generations}：组内没有可比的回答，优势（advantage）总是 0。改成 2 以上，例如 8。"
+            f"num_generations={num_generations}：组内没有可比的回答，优势 (advantage) 总是 0。改成 2 以上，例如 8。"
         )
     elif generation_batch_size < 1 or generation_batch_size % num_generations:
         fits = [n for n in range(2, generation_batch_size + 1) if generation_batch_size % n == 0]
@@ -147,7 +161,7 @@ def _setting_problems(num_generations: int, generation_batch_size: int, temperat
         )
     if not temperature > 0:
         problems.append(
-            f"temperature={temperature}：贪心解码（greedy），一组里的回答全都一样，奖励没有差别。改成 0.7 到 1.0。"
+            f"temperature={temperature}：贪心解码 (greedy)，一组里的回答全都一样，奖励没有差别。改成 0.7 到 1.0。"
         )
     return problems
 
@@ -167,25 +181,25 @@ def _scores(name: str, function: Callable, groups, rows) -> tuple[list[float], s
 
 def _value_problem(name: str, values, count: int) -> str:
     if not isinstance(values, list):
-        return f"{name} 返回的是 {type(values).__name__}，不是数的列表（list of floats）。每个回答返回一个数，放在列表里。"
+        return f"{name} 返回的是 {type(values).__name__}，不是数的列表 (list of floats)。每个回答返回一个数，放在列表里。"
     if len(values) != count:
         return f"{name} 返回了 {len(values)} 个奖励，回答有 {count} 个。每个回答要有一个，顺序相同，一个也不能跳过。"
     for i, value in enumerate(values, 1):
         if not isinstance(value, Real):
             return f"{name} 给第 {i} 个回答的奖励是 {value!r}，不是数。每条路径都要 return 一个数，没有答案时返回 0.0。"
         if not math.isfinite(value):
-            return f"{name} 给第 {i} 个回答的奖励是 {value}（NaN 或 inf），会让学习悄悄停下。检查除以 0 的地方，返回 0.0。"
+            return f"{name} 给第 {i} 个回答的奖励是 {value} (NaN 或 inf)，会让学习悄悄停下。检查除以 0 的地方，返回 0.0。"
     return ""
 
 
 def _no_difference(names: list[str], scores: list[np.ndarray], groups) -> str:
     """Why nothing differs within any group, with the values, and what to change."""
     if all(len(set(map(repr, group))) == 1 for group in groups):
-        return "每一组里的回答一字不差，奖励必然一样。把 temperature 调高到 0.7 至 1.0，检查采样（do_sample）是否打开。"
-    said = "；".join(f"{name} = {_range(values)}" for name, values in zip(names, scores, strict=True))
+        return "每一组里的回答一字不差，奖励必然一样。把 temperature 调高到 0.7 至 1.0，检查采样 (do_sample) 是否打开。"
+    ranges = "；".join(f"{name} = {_range(values)}" for name, values in zip(names, scores, strict=True))
     return (
-        f"每一组里的奖励都没有差别（reward std = 0），优势全是 0：{said}。"
-        "奖励太难就加一个分级的（graded）奖励或先做 SFT；太容易就换更难的提示；检查 reward_weights。"
+        f"每一组里的奖励都没有差别 (reward std = 0)，优势全是 0：{ranges}。"
+        "奖励太难就加一个分级的 (graded) 奖励或先做 SFT；太容易就换更难的提示；检查 reward_weights。"
     )
 
 

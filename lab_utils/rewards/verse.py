@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import cycle
 
+from lab_utils.errors import InvalidValue
 from lab_utils.rewards.columns import rows
-from lab_utils.verse import FORMS, Verdict, check, readings, rhyme_groups, theme_words
+from lab_utils.verse import FORMS, PoemVerdict, check, readings, rhyme_groups, theme_words
 
 LONGEST = 1000  # characters; the longest form has 72 with its marks and line breaks
 LEVEL_OBLIQUE = {1: "平", 2: "平", 3: "仄", 4: "仄"}
@@ -81,48 +82,48 @@ def theme_in_form(completions, form=None, theme=None, **kwargs) -> list[float]:
     return [ok * share for ok, share in zip(sound, verse_theme(completions, theme), strict=True)]
 
 
-def _verdicts(completions, form) -> Iterator[Verdict]:
+def _verdicts(completions, form) -> Iterator[PoemVerdict]:
     """The verifier's verdict on each text; what is too long for a poem counts as empty.
 
-    Raises ValueError for a missing column, one of another length, or an unknown form.
+    Raises InvalidValue for a missing column, one of another length, or an unknown form.
     """
     given = rows(completions, form=form)
     for i, (_, name) in enumerate(given, 1):
         if not isinstance(name, str) or name not in FORMS:
-            raise ValueError(
-                f"form 的第 {i} 个值 {name!r} 不是认识的诗体（unknown form）；可用的是 {'、'.join(FORMS)}。"
+            raise InvalidValue(
+                f"form 的第 {i} 个值 {name!r} 不是认识的诗体 (unknown form)", f"可用的是 {'、'.join(FORMS)}"
             )
     for text, name in given:
         text = text.strip()
         yield check(text if len(text) <= LONGEST else "", name)
 
 
-def _share_of_lines(verdict: Verdict, right: int, step: int = 1) -> float:
+def _share_of_lines(verdict: PoemVerdict, right: int, step: int = 1) -> float:
     """`right` of every `step`-th line, over those that the form or the text has, whichever are more;
     of the right ones no more count than the form has."""
     wanted, written = FORMS[verdict.form][0] // step, len(verdict.lines) // step
     return min(right, wanted) / max(wanted, written)
 
 
-def _right_lines(verdict: Verdict) -> int:
+def _right_lines(verdict: PoemVerdict) -> int:
     wrong = {f.line for f in verdict.faults if f.code in {"not_han", "line_length", "punctuation"}}
     return len(verdict.lines) - len(wrong)
 
 
-def _rhyming_share(verdict: Verdict) -> float:
+def _rhyming_share(verdict: PoemVerdict) -> float:
     ends = {line[-1:] for line in verdict.lines[1::2]}
     groups = Counter(group for char in ends for group in rhyme_groups(char))
     biggest = max(groups.values(), default=0)
     return _share_of_lines(verdict, biggest, step=2) if biggest > 1 else 0.0
 
 
-def _distinct_share(verdict: Verdict) -> float:
+def _distinct_share(verdict: PoemVerdict) -> float:
     chars = "".join(verdict.lines)
     count, width = FORMS[verdict.form]
     return len(set(chars)) / max(len(chars), count * width)
 
 
-def _alternating_lines(verdict: Verdict) -> int:
+def _alternating_lines(verdict: PoemVerdict) -> int:
     width = FORMS[verdict.form][1]
     return sum(len(line) == width and _alternates(line) for line in verdict.lines)
 
@@ -137,15 +138,15 @@ def _alternates(line: str) -> bool:
 
 
 def _themed(completions, theme) -> list[tuple[str, str]]:
-    """(text, theme) pairs. Raises ValueError for a missing column, one of another length, or no theme."""
+    """(text, theme) pairs. Raises InvalidValue for a missing column, one of another length, or no theme."""
     given = rows(completions, theme=theme)
     for i, (_, name) in enumerate(given, 1):
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"theme 的第 {i} 个值 {name!r} 不是题目（theme）；写成文字，例如 秋夜。")
+            raise InvalidValue(f"theme 的第 {i} 个值 {name!r} 不是题目 (theme)", "写成文字，例如 秋夜")
     return given
 
 
 def _touched(text: str, theme: str) -> float:
     groups = theme_words(theme)
-    found = set(text) if len(text.strip()) <= LONGEST else set()
-    return sum(not found.isdisjoint(group) for group in groups) / len(groups)
+    chars = set(text) if len(text.strip()) <= LONGEST else set()
+    return sum(not chars.isdisjoint(group) for group in groups) / len(groups)

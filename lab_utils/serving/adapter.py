@@ -4,8 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab_utils import export
+from lab_utils.artifacts import classify, resolve
 from lab_utils.artifacts.folder import tensor_shapes
+from lab_utils.errors import InvalidValue
+from lab_utils.linear_layers import PEFT_PREFIX
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.32 takes for `--max-lora-rank` (vllm/config/lora.py, MaxLoRARanks)."""
@@ -14,8 +16,8 @@ PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 """Values of `init_lora_weights` that leave the base as it is."""
 
 
-class AdapterError(ValueError):
-    """An adapter that can't be served on this base; the message says why and what to do, in Chinese."""
+class AdapterError(InvalidValue):
+    """An adapter that can't be served on this base."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +32,31 @@ def preflight(folder: str | Path, base: str | Path) -> Adapter:
     """Examine the adapter in `folder`, or in the run that it is, for serving on the model folder `base`.
 
     Looked at: kind (LoRA without DoRA, bias or `modules_to_save`), rank, and whether each of its
-    matrices fits the module of `base` it belongs to. Raises AdapterError; FileNotFoundError when
-    there is no such folder, or no finished checkpoint in the run.
+    matrices fits the module of `base` it belongs to. Raises AdapterError; NotFound when there is no such
+    folder, or no finished checkpoint in the run.
     """
-    found = export.resolve(folder)
-    what = export.classify(found)
-    if what.kind != "adapter":
+    source = resolve(folder)
+    artifact = classify(source)
+    if artifact.kind != "adapter":
         raise AdapterError(
-            f"{found} 是 {what.kind}，不是适配器 (adapter)：{what.why}。完整的模型请直接用作 serve 的第一个参数。"
+            f"{source} 是 {artifact.kind}，不是适配器 (adapter)：{artifact.why}",
+            "完整的模型请直接用作 serve 的第一个参数",
         )
-    config = json.loads((found / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     if reason := unsupported(config):
         raise AdapterError(
-            f"{found.name} 不能由 vLLM 直接服务：{reason}。请先合并 (merge)，再服务合并后的模型。"
+            f"{source.name} 不能由 vLLM 直接服务：{reason}", "请先合并 (merge)，再服务合并后的模型"
         )
     rank = largest_rank(config)
     if rank > RANKS[-1]:
-        raise AdapterError(f"{found.name} 的秩 r={rank}，vLLM 最多支持 {RANKS[-1]}。请先合并 (merge)。")
-    if misfit := first_misfit(found, Path(base)):
+        raise AdapterError(f"{source.name} 的秩 r={rank}，vLLM 最多支持 {RANKS[-1]}", "请先合并 (merge)")
+    if misfit := first_misfit(source, Path(base)):
         trained_on = config.get("base_model_name_or_path") or "（没有写）"
         raise AdapterError(
-            f"{found.name} 装不到底座 {Path(base).name} 上：{misfit}。它是在 {trained_on} 上训练的，请换成那个底座。"
+            f"{source.name} 装不到底座 {Path(base).name} 上：{misfit}。它是在 {trained_on} 上训练的",
+            "请换成那个底座",
         )
-    return Adapter(found, rank)
+    return Adapter(source, rank)
 
 
 def unsupported(config: dict) -> str | None:
@@ -91,7 +95,7 @@ def first_misfit(adapter: Path, base: Path) -> str | None:
     """The first pair A (r, d_in), B (d_out, r) that doesn't fit a weight (d_out, d_in) of `base`; None: all fit."""
     modules, weights = shapes(adapter), shapes(base)
     for name in sorted(name for name in modules if name.endswith(".lora_A.weight")):
-        inside = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        inside = name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
         weight = weights.get(f"{inside}.weight")
         if weight is None:
             return f"底座里没有 {inside}"
@@ -103,7 +107,7 @@ def first_misfit(adapter: Path, base: Path) -> str | None:
 
 def shapes(folder: Path) -> dict[str, list[int]]:
     """Name → shape of every tensor in the safetensors files of `folder`; only their headers are read."""
-    found = {}
+    by_name: dict[str, list[int]] = {}
     for file in folder.glob("*.safetensors"):
-        found |= tensor_shapes(file)
-    return found
+        by_name |= tensor_shapes(file)
+    return by_name

@@ -1,15 +1,11 @@
-"""OpenAI's chat format as the wrapper speaks it: what a request may hold, what an answer holds, what an error is.
+"""OpenAI's chat format as the wrapper speaks it: what a request may hold and what an answer holds.
 
-Sources: OpenAI's API reference, "Create chat completion" and "Error codes".
+Source: OpenAI's API reference, "Create chat completion".
 """
 
 from typing import Annotated, Literal
 
-from fastapi import HTTPException
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from starlette.exceptions import HTTPException as StarletteHTTPException
 
 
 def _encodable(text: str) -> str:
@@ -79,21 +75,6 @@ class ChatRequest(BaseModel):
     user: Text | None = None
 
 
-class ErrorDetail(BaseModel):
-    """What went wrong; `param` is the field it is about, `code` a word for programs."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """Body of every answer that isn't a success."""
-
-    error: ErrorDetail
-
-
 class Usage(BaseModel):
     """Counts of tokens; the end token counts as written, as in vLLM."""
 
@@ -102,19 +83,22 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Answer(BaseModel):
-    """What the assistant says."""
+class AssistantMessage(BaseModel):
+    """What the assistant writes."""
 
     role: Literal["assistant"] = "assistant"
     content: str
+
+
+FinishReason = Literal["stop", "length"]
 
 
 class Choice(BaseModel):
     """One of `n` answers; `length` means cut off."""
 
     index: int
-    message: Answer
-    finish_reason: Literal["stop", "length"]
+    message: AssistantMessage
+    finish_reason: FinishReason
 
 
 class ChatCompletion(BaseModel):
@@ -143,49 +127,3 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[Model]
-
-
-_TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
-
-
-class ApiError(HTTPException):
-    """A refusal that becomes OpenAI's error body. `code`: word for programs; `param`: field it is about."""
-
-    def __init__(self, status: int, message: str, code: str, param: str | None = None, headers=None):
-        super().__init__(status, message, headers)
-        self.code, self.param = code, param
-
-
-def error_response(error: StarletteHTTPException) -> JSONResponse:
-    """`error` as OpenAI writes it; also the framework's own, such as 404 and 405."""
-    detail = ErrorDetail(
-        message=_printable(str(error.detail)),
-        type=_TYPES.get(error.status_code, "invalid_request_error"),
-        param=getattr(error, "param", None),
-        code=getattr(error, "code", None),
-    )
-    body = ErrorBody(error=detail).model_dump()
-    return JSONResponse(body, error.status_code, headers=error.headers)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
-def validation_error(error: RequestValidationError) -> ApiError:
-    """The first finding of pydantic as a 400: OpenAI has no 422, and clients map 400 to BadRequestError."""
-    first = error.errors()[0]
-    where = _printable(".".join(map(str, first["loc"][1:]))) or None
-    codes = {"missing": "missing_required_parameter", "extra_forbidden": "unsupported_parameter"}
-    if first["type"] == "extra_forbidden":
-        message = f"这个服务不支持参数 (unsupported parameter)：{where}"
-    elif first["type"] == "json_invalid":
-        where, message = None, f"请求体不是合法的 JSON (invalid JSON)：第 {first['loc'][-1]} 个字符附近"
-    else:
-        message = f"参数不对 (invalid request)：{where or '请求体'}：{first['msg']}"
-    return ApiError(400, message, codes.get(first["type"], "invalid_value"), where)
-
-
-def failure() -> ApiError:
-    """What a client hears of an error that nobody foresaw; the log has the rest."""
-    return ApiError(500, "服务器内部出错 (internal error)。详情在服务器的日志里", "internal_error")

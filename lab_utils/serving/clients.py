@@ -5,15 +5,25 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab_utils.errors import InvalidValue
+
+if TYPE_CHECKING:
+    import openai
 
 
-def request_body(model: str, text: str, max_tokens: int, thinking: bool | None = None) -> dict:
+def request_body(model: str, text: str, max_tokens: int, thinking: bool | None = None) -> dict[str, Any]:
     """The JSON body of `POST /v1/chat/completions` for one user message.
 
     `thinking` True or False becomes the variable `enable_thinking` of the model's chat template, by
     `chat_template_kwargs` at the top of the body; None leaves it out.
     """
-    body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": max_tokens}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": max_tokens,
+    }
     if thinking is not None:
         body["chat_template_kwargs"] = {"enable_thinking": thinking}
     return body
@@ -41,7 +51,7 @@ def stream_text(line: str) -> str | None:
     return (choices[0]["delta"].get("content") or "") if choices else ""
 
 
-def connect(base_url: str, api_key: str, **options):
+def connect(base_url: str, api_key: str, **options: Any) -> "openai.OpenAI":
     """An `openai.OpenAI` for the server at `base_url`, past any proxy of the environment."""
     import openai
 
@@ -60,14 +70,16 @@ def pieces(client, model: str, messages: list[dict], **options) -> Iterator[str]
 def template_knows(model_folder: str | Path, variable: str) -> bool:
     """Whether the chat template of the model in this folder looks at `variable`, such as `enable_thinking`.
 
-    A variable that it doesn't know is ignored without a word. Raises ValueError for a model without a
+    A variable that it doesn't know is ignored without a word. Raises InvalidValue for a model without a
     template.
     """
     from transformers import AutoTokenizer
 
     template = AutoTokenizer.from_pretrained(model_folder).chat_template
     if not template:
-        raise ValueError(f"{model_folder} 没有对话模板 (chat template)，不能对话，只能续写。")
+        raise InvalidValue(
+            f"{model_folder} 没有对话模板 (chat template)，不能对话，只能续写", "请换一个对话模型 (instruct)"
+        )
     return variable in template_variables(template)
 
 
@@ -84,12 +96,12 @@ def length_tokens(text: str) -> int:
     """How many tokens vLLM takes `--max-model-len TEXT` for: a small k is 1000, a capital K 1024.
 
     As vLLM's own parser (vllm/utils/argparse_utils.py, human_readable_int): k m g t are powers of 1000
-    and take decimals, K M G T powers of 1024 and don't. Raises ValueError for anything else.
+    and take decimals, K M G T powers of 1024 and don't. Raises InvalidValue for anything else.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", text.strip())
-    if not found or ("." in found[1] and not found[2].islower()):
-        raise ValueError(
-            f"长度 {text!r} 不对：写 32768、32k（= 32000）或 32K（= 32768）；大写的 K 前面不能有小数"
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", text.strip())
+    if not parts or ("." in parts[1] and not parts[2].islower()):
+        raise InvalidValue(
+            f"长度 {text!r} 不对", "写 32768、32k（= 32000）或 32K（= 32768）；大写的 K 前面不能有小数"
         )
-    power = "kmgt".find(found[2].lower()) + 1 if found[2] else 0
-    return int(float(found[1]) * (1000 if found[2].islower() else 1024) ** power)
+    power = "kmgt".find(parts[2].lower()) + 1 if parts[2] else 0
+    return int(float(parts[1]) * (1000 if parts[2].islower() else 1024) ** power)

@@ -1,7 +1,8 @@
 """Why a server didn't come up: the cause in its log, in Chinese, and what to do."""
 
 import re
-from pathlib import Path
+
+from lab_utils.errors import LabError
 
 CAUSES = (
     (r"unrecognized arguments: (.*)", "vLLM 不认识参数 {0}。参数名用 vLLM 自己的写法，见 vllm serve --help"),
@@ -26,13 +27,16 @@ ECHOES = ("Engine core initialization failed", "WorkerProc initialization failed
 """Errors of a process that only say that another process had one."""
 
 
-class ServerError(RuntimeError):
-    """The server didn't come up, or answers wrong. The message has the cause, in Chinese."""
+class ServerError(LabError, RuntimeError):
+    """The server didn't come up, or answers wrong. The message has the cause."""
 
 
-def read_log(file: Path) -> str:
-    """What the server printed so far; empty when there is no log yet."""
-    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+class VllmMissing(LabError, RuntimeError):
+    """This machine has no vLLM."""
+
+
+class PortInUse(LabError, OSError):
+    """Somebody else listens on the port."""
 
 
 def explain(log: str) -> str:
@@ -40,8 +44,7 @@ def explain(log: str) -> str:
     line = last_error(log)
     for pattern, meaning in CAUSES:
         if found := re.search(pattern, log):
-            said = meaning.format(*found.groups())
-            return f"原因：{said}。\n日志里的原话：{line or found[0]}"
+            return f"原因：{meaning.format(*found.groups())}。\n日志里的原话：{line or found[0]}"
     if line:
         return f"日志里的原因：{line}"
     return "日志的最后几行：\n" + "\n".join(log.splitlines()[-10:])
@@ -54,4 +57,4 @@ def last_error(log: str) -> str | None:
     ]
     errors = [line for line in lines if re.match(r"(?:\w+\.)*\w*(?:Error|Exception)\b: ", line)]
     causes = [line for line in errors if not any(echo in line for echo in ECHOES)]
-    return (causes or errors or [None])[-1]
+    return causes[-1] if causes else errors[-1] if errors else None

@@ -7,20 +7,23 @@ written by all requests, by the seconds from the first request sent to the last 
 
 import asyncio
 import json
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import ip_address
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
+from tqdm import tqdm
 
-from lab_utils.models.generation import chat_prompt, decoding, end_ids
+from lab_utils.errors import InvalidValue
+from lab_utils.evaluation.candidate import is_local
+from lab_utils.models.generation import Completion, chat_prompt, complete_batch, decoding
 
-Progress = Callable[[int, int], None]
-"""Called with how many requests are through, and of how many."""
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,16 @@ class LoadTest:
 def percentile(values: Sequence[float], q: float) -> float:
     """The smallest of `values` that at least `q` per cent of them don't exceed (nearest rank); NaN for none.
 
-    It is always a value that was measured. Raises ValueError unless 0 < q <= 100.
+    It is always a value that was measured. Raises InvalidValue unless 0 < q <= 100.
     """
     if not 0 < q <= 100:
-        raise ValueError(f"百分位 (percentile) 要大于 0、不超过 100，收到 {q}")
+        raise InvalidValue(f"百分位 (percentile) q={q} 不对", "要大于 0、不超过 100")
     if not len(values):
         return float("nan")
     return float(np.percentile(values, q, method="inverted_cdf"))
 
 
-def table(tests: Sequence[LoadTest]):
+def table(tests: Sequence[LoadTest]) -> "DataFrame":
     """One row a test: a DataFrame with Chinese column names, latencies in milliseconds."""
     import pandas as pd
 
@@ -128,11 +131,6 @@ def table(tests: Sequence[LoadTest]):
     return pd.DataFrame(rows).round(1)
 
 
-def show_progress(done: int, total: int) -> None:
-    """One line, written over as requests come through."""
-    print(f"\r已完成 {done} / {total} 个请求", end="\n" if done == total else "", flush=True)
-
-
 def measure(
     base_url: str,
     api_key: str,
@@ -142,34 +140,39 @@ def measure(
     max_tokens: int = 64,
     name: str | None = None,
     timeout: float = 120,
-    progress: Progress | None = show_progress,
+    progress: bool = True,
 ) -> LoadTest:
     """Send every prompt once as a chat, `concurrency` at a time, greedy and streamed; a failure is a result.
 
     As soon as a request is over the next is sent. `timeout`: seconds without a sign of life after which a
-    request has failed. Works in a notebook, where an event loop is running already.
+    request has failed. `progress`: show a bar. Works in a notebook, where an event loop is running already.
 
-    Raises ValueError for no prompts, a concurrency below 1, or an address that isn't on this machine: a
+    Raises InvalidValue for no prompts, a concurrency below 1, or an address that isn't on this machine: a
     load test of somebody else's server is an attack.
     """
     if not prompts or concurrency < 1:
-        raise ValueError(
-            f"至少要一个提示、并发 (concurrency) 至少为 1；收到 {len(prompts)} 个、并发 {concurrency}"
+        raise InvalidValue(
+            f"收到 {len(prompts)} 个提示、并发 (concurrency) {concurrency}", "至少要一个提示，并发至少为 1"
         )
-    _require_local(base_url)
+    if not is_local(base_url):
+        raise InvalidValue(
+            f"{base_url!r} 不在本机",
+            "压力测试 (load test) 只能对本机的服务做，地址形如 http://127.0.0.1:8000/v1",
+        )
     ask = _Asker(base_url, api_key, model, max_tokens, timeout)
-    traces = _await(_all(ask, prompts, concurrency, progress))
+    with _bar(len(prompts), progress) as bar:
+        traces = _await(_all(ask, prompts, concurrency, bar))
     return LoadTest(name or model, concurrency, tuple(traces))
 
 
 def measure_batches(
-    model,
-    tokenizer,
+    model: Any,
+    tokenizer: Any,
     prompts: Sequence[str],
     concurrency: int,
     max_tokens: int = 64,
     name: str = "transformers 批处理",
-    progress: Progress | None = show_progress,
+    progress: bool = True,
 ) -> LoadTest:
     """The same work without a server: `generate` on batches of `concurrency` padded prompts, greedy.
 
@@ -178,32 +181,28 @@ def measure_batches(
     """
     traces: list[Trace] = []
     begin = time.perf_counter()
-    for start in range(0, len(prompts), concurrency):
-        sent = time.perf_counter() - begin
-        answers = _generate(model, tokenizer, prompts[start : start + concurrency], max_tokens)
-        done = time.perf_counter() - begin
-        traces += [Trace(sent, (done,), done, tokens, text) for tokens, text in answers]
-        if progress:
-            progress(len(traces), len(prompts))
+    with _bar(len(prompts), progress) as bar:
+        for start in range(0, len(prompts), concurrency):
+            sent = time.perf_counter() - begin
+            answers = _answer_batch(model, tokenizer, prompts[start : start + concurrency], max_tokens)
+            done = time.perf_counter() - begin
+            traces += [Trace(sent, (done,), done, answer.tokens or 0, answer.text) for answer in answers]
+            bar.update(len(answers))
     return LoadTest(name, concurrency, tuple(traces))
 
 
-def _generate(model, tokenizer, prompts: Sequence[str], max_tokens: int) -> list[tuple[int, str]]:
-    """Tokens written (the end token counts, padding doesn't) and text of each prompt, by one `generate`."""
-    import torch
+def _bar(total: int, shown: bool) -> tqdm:
+    """A bar of so many requests on standard output: in a notebook it stays with the cell."""
+    return tqdm(total=total, unit="个请求", disable=not shown, file=sys.stdout)
 
-    ends = end_ids(model.generation_config.eos_token_id)
+
+def _answer_batch(model: Any, tokenizer: Any, prompts: Sequence[str], max_tokens: int) -> list[Completion]:
+    """The answer to each prompt, by one `generate`."""
     texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]  # tokenized apart: the template pads right
     inputs = tokenizer(
         texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
     ).to(model.device)
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=max_tokens, **decoding())
-    out = []
-    for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
-        end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
-        out.append((end + 1, tokenizer.decode(row[: end + 1], skip_special_tokens=True)))
-    return out
+    return complete_batch(model, tokenizer, inputs, max_tokens, **decoding())
 
 
 @dataclass(frozen=True)
@@ -231,12 +230,10 @@ class _Failed(Exception):
     """A request that wasn't answered in full."""
 
 
-async def _all(
-    ask: _Asker, prompts: Sequence[str], concurrency: int, progress: Progress | None
-) -> list[Trace]:
+async def _all(ask: _Asker, prompts: Sequence[str], concurrency: int, bar: tqdm) -> list[Trace]:
     """A trace for every prompt, in their order."""
     todo = iter(range(len(prompts)))
-    traces: list[Trace | None] = [None] * len(prompts)
+    traces: dict[int, Trace] = {}
     begin = time.perf_counter()
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     headers = {"Authorization": f"Bearer {ask.api_key}"}
@@ -247,11 +244,10 @@ async def _all(
         async def send_one_after_the_other() -> None:
             for number in todo:
                 traces[number] = await _trace(client, ask, prompts[number], begin)
-                if progress:
-                    progress(sum(trace is not None for trace in traces), len(prompts))
+                bar.update()
 
         await asyncio.gather(*(send_one_after_the_other() for _ in range(min(concurrency, len(prompts)))))
-    return traces
+    return [traces[number] for number in range(len(prompts))]
 
 
 async def _trace(client: httpx.AsyncClient, ask: _Asker, prompt: str, begin: float) -> Trace:
@@ -314,20 +310,8 @@ def _await(work: Coroutine) -> list[Trace]:
             loop.close()
 
     with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(run)
         try:
-            return future.result()
+            return thread.submit(run).result()
         except KeyboardInterrupt:
             loop.call_soon_threadsafe(task.cancel)
             raise
-
-
-def _require_local(base_url: str) -> None:
-    """Raise ValueError unless `base_url` names this machine."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        local = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        raise ValueError(f"压力测试 (load test) 只能对本机的服务做 (127.0.0.1)，收到 {base_url!r}")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lab_utils.errors import InvalidValue
+
 
 @dataclass(frozen=True)
 class Job:
@@ -46,7 +48,7 @@ class Schedule:
         return max(span.released for span in self.spans)
 
     @property
-    def utilisation(self) -> float:
+    def utilization(self) -> float:
         """Share of slots × makespan in which a token was written."""
         return sum(span.end - span.start for span in self.spans) / (self.slots * self.makespan)
 
@@ -54,11 +56,6 @@ class Schedule:
     def mean_latency(self) -> float:
         """Mean steps from a request's arrival to its answer."""
         return float(np.mean([span.released - self.jobs[span.job].arrival for span in self.spans]))
-
-    @property
-    def mean_wait(self) -> float:
-        """Mean steps from a request's arrival to its start."""
-        return float(np.mean([span.start - self.jobs[span.job].arrival for span in self.spans]))
 
 
 def random_jobs(count: int, every: float, mean_length: float, seed: int = 0) -> list[Job]:
@@ -94,23 +91,13 @@ def continuous_batching(jobs: Sequence[Job], slots: int) -> Schedule:
 
 
 def _queue(jobs: Sequence[Job], slots: int) -> list[int]:
-    """Numbers of the jobs in the order of arrival. Raises ValueError for what can't be scheduled."""
+    """Numbers of the jobs in the order of arrival. Raises InvalidValue for what can't be scheduled."""
     if slots < 1 or not jobs:
-        raise ValueError(f"至少要一个请求和一个槽位 (slot)，收到 {len(jobs)} 个请求、{slots} 个槽位")
+        raise InvalidValue(f"收到 {len(jobs)} 个请求、{slots} 个槽位 (slot)", "至少要一个请求和一个槽位")
     bad = next((i for i, job in enumerate(jobs) if job.arrival < 0 or job.length < 1), None)
     if bad is not None:
-        raise ValueError(f"第 {bad} 个请求不对：到达时刻不能为负，长度至少为 1，收到 {jobs[bad]}")
+        raise InvalidValue(f"第 {bad} 个请求 {jobs[bad]} 不对", "到达时刻不能为负，长度至少为 1")
     return sorted(range(len(jobs)), key=lambda job: jobs[job].arrival)
-
-
-def kv_bytes_per_token(config, dtype_bytes: int) -> int:
-    """Bytes that the KV cache holds for one token: a key and a value, in each layer, for each KV head.
-
-    config: a transformers text config. `dtype_bytes`: 4 for float32, 2 for bfloat16.
-    """
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * head_dim * dtype_bytes
 
 
 def blocks_needed(tokens: int, block_size: int) -> int:
@@ -177,4 +164,4 @@ def paged_memory(lengths: Sequence[int], places: int, block_size: int = 16) -> M
 def _check_lengths(lengths: Sequence[int], max_length: int | None) -> None:
     bad = next((n for n in lengths if n < 1 or (max_length and n > max_length)), None)
     if bad is not None:
-        raise ValueError(f"长度 (length) 要在 1 和 {max_length or '内存大小'} 之间，收到 {bad}")
+        raise InvalidValue(f"长度 (length) {bad} 不对", f"要在 1 和 {max_length or '内存大小'} 之间")

@@ -1,29 +1,27 @@
 """A real vLLM server for as long as it is wanted: started, waited for, asked a known answer, stopped for sure."""
 
-import atexit
 import contextlib
 import os
 import secrets
 import shlex
-import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lab_utils import export, profile
+from lab_utils import processes, profile
+from lab_utils.artifacts import model_folder
+from lab_utils.errors import InvalidValue
+from lab_utils.evaluation.candidate import Served, served
 from lab_utils.serving import clients, known_answer
 from lab_utils.serving.adapter import Adapter, max_lora_rank, preflight
-from lab_utils.serving.failure import ServerError, explain, read_log
-from lab_utils.serving.guard import end_session
+from lab_utils.serving.failure import PortInUse, ServerError, VllmMissing, explain
 from lab_utils.setup_environment import find_vllm, vllm_remedy
 
 HOST = "127.0.0.1"
+KEY = "VLLM_API_KEY"
+"""Environment variable of the key: others can see what words processes are started with."""
 START_SECONDS = 300.0
 KV_CACHE_BYTES = 512 * 2**20
 """Memory for keys and values on a CPU; on a GPU vLLM takes what `gpu_memory_utilization` leaves."""
@@ -36,39 +34,31 @@ STAGES = {
 """What vLLM's log says -> what it is about to do."""
 
 
-class VllmMissing(RuntimeError):
-    """This machine has no vLLM; the message says what to do, in Chinese."""
-
-
 class Server:
-    """A running server in OpenAI's format. Use it in a `with` block, or call `stop`; its end of this
-    process, however it comes, ends the server too.
+    """A running server in OpenAI's format. Use it in a `with` block, or call `stop`; the end of this process,
+    however it comes, ends the server too.
 
-    `base_url` ends in /v1; `names`: what models it serves, the base first; `dtype`: that of its
-    weights; `log`: file of all that it printed, kept; `command`: how it was started, to be read;
-    `seconds`: what the start took.
+    `base_url` ends in /v1; `names`: what models it serves, the base first; `dtype`: that of its weights;
+    `command`: how it was started, to be read; `process`: what runs it; `log`: file of all that it printed,
+    kept; `seconds`: what the start took.
     """
 
     def __init__(
-        self, argv: list[str], env: dict[str, str], port: int, names: list[str], dtype: str, log: Path
+        self,
+        argv: list[str],
+        env: dict[str, str],
+        port: int,
+        names: list[str],
+        dtype: str,
+        log: str | Path | None = None,
     ):
         self.base_url, self.port = f"http://{HOST}:{port}/v1", port
-        self.api_key = env["VLLM_API_KEY"]
-        self.names, self.dtype, self.log = names, dtype, log
-        self.command = shown({name: value for name, value in env.items() if name != "VLLM_API_KEY"}, argv)
+        self.api_key = env[KEY]
+        self.names, self.dtype = names, dtype
+        self.command = as_typed({name: value for name, value in env.items() if name != KEY}, argv)
         self.seconds = 0.0
-        self._scratch = tempfile.mkdtemp(prefix="vllm-")
-        guard = Path(__file__).with_name("guard.py")
-        with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", str(guard), self._scratch, *argv],
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, **env, "TMPDIR": self._scratch},
-            )
-        atexit.register(self.stop)
+        self.process = processes.start(argv, env=env, log=log, name="vllm")
+        self.log = self.process.log_path
 
     def __enter__(self) -> "Server":
         return self
@@ -83,35 +73,32 @@ class Server:
     @property
     def running(self) -> bool:
         """Whether its process is there."""
-        return self._process.poll() is None
+        return self.process.running
 
     @property
     def pid(self) -> int:
-        """Process id of the guard, which is the id of the session of all its processes."""
-        return self._process.pid
+        """Process id of its guard, which is the id of the session of all its processes."""
+        return self.process.pid
 
     def client(self, **options):
         """An `openai.OpenAI` for it, past any proxy of the environment."""
         return clients.connect(self.base_url, self.api_key, **options)
 
-    def candidate(self, name: str) -> export.Served:
+    def candidate(self, name: str) -> Served:
         """What it serves as `name`, for `export.parity`."""
-        return export.served(self.base_url, name, self.api_key)
+        return served(self.base_url, name, self.api_key)
+
+    def candidates(self) -> dict[str, Served]:
+        """All that it serves, by name."""
+        return {name: self.candidate(name) for name in self.names}
 
     def stop(self) -> None:
         """End every process of the server and free its port; does nothing when that is done already."""
-        atexit.unregister(self.stop)
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()  # the guard takes this as the sign to end
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
-        end_session(self.pid)
-        self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self.process.stop()
 
     def wait(self) -> int:
         """Wait until it ends by itself; the exit status."""
-        return self._process.wait()
+        return self.process.wait()
 
 
 def serve(
@@ -127,38 +114,32 @@ def serve(
     check: bool = True,
     **flags,
 ) -> Server:
-    """Start vLLM with `model`, and LoRA `adapters` beside it (name -> adapter or run folder); return when it
-    answers, and answers right.
+    """Start vLLM with `model` and LoRA `adapters` (name -> adapter or run folder); return when it answers right.
 
     `model`: a folder, a run folder of a full training, or a name of `lab_utils.models`; it is served as
     `name`, by default the folder's. `port`: a free one by default. `api_key`: a random one by default.
-    `dtype`: by default that of the profile, and float32 instead should its answers be wrong. `log`: file
-    for what vLLM prints. `check`: compare its answers with those of transformers, `known_answer.test`.
-    `flags` are vLLM's own, with underscores: `max_model_len=1024`.
+    `dtype`: by default that of the profile, and float32 instead should its answers be wrong. `log`: file for what
+    vLLM prints. `check`: compare its answers with those of transformers. `flags`: vLLM's, as `max_model_len=1024`.
 
-    Raises VllmMissing; AdapterError for an adapter that can't be served; OSError for a port in use;
-    ServerError with the cause from the log when it doesn't come up within `start_seconds`, and when its
-    answers are wrong. Whatever is raised, KeyboardInterrupt included, nothing is left running.
+    Raises VllmMissing; AdapterError for an adapter that can't be served; PortInUse; InvalidValue for two models
+    of one name; ServerError with the cause from the log when it doesn't come up within `start_seconds`, and when
+    its answers are wrong. Whatever is raised, KeyboardInterrupt included, nothing is left running.
     """
     python, version = require_vllm()
-    folder = export.model_folder(model)
+    folder = model_folder(model)
     name = name or folder.name
-    found = {own: preflight(where, folder) for own, where in (adapters or {}).items()}
-    if name in found:
-        raise ValueError(f"底座和适配器都叫 {name!r}：请求用名字选模型，名字不能重复。请给适配器换个名字。")
+    passed = {nickname: preflight(source, folder) for nickname, source in (adapters or {}).items()}
+    if name in passed:
+        raise InvalidValue(f"底座和适配器都叫 {name!r}，而请求用名字选模型", "请给适配器换个名字")
     require_free(port)
-    key = api_key or secrets.token_urlsafe(16)
-    setting = profile.current()
-    for kind in dict.fromkeys([dtype] if dtype else [setting.torch_dtype, "float32"]):
-        free = port or free_port()
-        argv = vllm_argv(python, version, folder, name, found, kind, free, flags)
-        where = Path(log) if log else Path(tempfile.gettempdir()) / f"vllm-{free}.log"
-        where.parent.mkdir(parents=True, exist_ok=True)
-        env = vllm_environment(version) | {"VLLM_API_KEY": key}
-        server = Server(argv, env, free, [name, *found], kind, where)
+    env = vllm_environment(version) | {KEY: api_key or secrets.token_urlsafe(16)}
+    for kind in dict.fromkeys([dtype] if dtype else [profile.current().torch_dtype, "float32"]):
+        chosen_port = port or free_port()
+        argv = vllm_argv(python, version, folder, name, passed, kind, chosen_port, flags)
+        server = Server(argv, env, chosen_port, [name, *passed], kind, log)
         try:
             wait_until_healthy(server, start_seconds)
-            wrong = known_answer.test(server, folder, found) if check else None
+            wrong = known_answer.compare(server.candidates(), folder, passed, kind) if check else None
         except BaseException:
             server.stop()
             raise
@@ -167,20 +148,20 @@ def serve(
         server.stop()
         print(f"❌ {kind} 的回答不对：{wrong}", flush=True)
     raise ServerError(
-        f"vLLM 以 {kind} 运行时，回答与 transformers 不一致，已经停掉它。\n{wrong}\n请换一种 dtype，例如 dtype='float32'。"
+        f"vLLM 以 {kind} 运行时，回答与 transformers 不一致，已经停掉它。\n{wrong}",
+        "请换一种 dtype，例如 dtype='float32'",
     )
 
 
 def require_vllm() -> tuple[Path, str]:
     """`(python, version)` of the vLLM here. Raises VllmMissing, with what to do."""
-    if found := find_vllm():
-        return found
-    remedy = vllm_remedy()
-    if remedy:
-        raise VllmMissing(f"这台机器上没有找到 vLLM。请在课程文件夹里运行：{remedy}")
+    if vllm := find_vllm():
+        return vllm
+    if remedy := vllm_remedy():
+        raise VllmMissing("这台机器上没有找到 vLLM", f"请在课程文件夹里运行：{remedy}")
     raise VllmMissing(
-        "这个平台上装不了 vLLM：它的 CPU 版只有 Linux x86-64 的安装包。请换一台 Linux 机器或云端笔记本；"
-        "不需要 vLLM 的部分可以照常做。"
+        "这个平台上装不了 vLLM：它的 CPU 版只有 Linux x86-64 的安装包",
+        "请换一台 Linux 机器或云端笔记本；不需要 vLLM 的部分可以照常做",
     )
 
 
@@ -192,26 +173,32 @@ def vllm_argv(
     adapters: Mapping[str, Adapter],
     dtype: str,
     port: int,
-    flags: Mapping,
+    flags: Mapping[str, Any],
 ) -> list[str]:
-    """The command line of the server. The key isn't in it: others can see what processes are started with."""
+    """The command line of the server. The key isn't in it."""
     on_cpu = version.endswith("+cpu")
     start = (
         ["-P", str(Path(__file__).with_name("launch.py"))]  # its folder is no place to import from
         if on_cpu
         else ["-m", "vllm.entrypoints.openai.api_server"]
     )
-    chosen = {"model": folder, "served_model_name": name, "host": HOST, "port": port, "dtype": dtype}
+    chosen: dict[str, Any] = {
+        "model": folder,
+        "served_model_name": name,
+        "host": HOST,
+        "port": port,
+        "dtype": dtype,
+    }
     if on_cpu:
         chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": KV_CACHE_BYTES}
     if adapters:
         ranks = [adapter.rank for adapter in adapters.values()]
         chosen |= {"enable_lora": True, "max_lora_rank": max_lora_rank(ranks), "max_loras": len(adapters)}
-        chosen["lora_modules"] = [f"{own}={adapter.folder}" for own, adapter in adapters.items()]
+        chosen["lora_modules"] = [f"{nickname}={adapter.folder}" for nickname, adapter in adapters.items()]
     return [str(python), *start, *words(chosen | dict(flags))]
 
 
-def words(flags: Mapping) -> list[str]:
+def words(flags: Mapping[str, Any]) -> list[str]:
     """Flags as words of a command line: True is the flag alone, False its `--no-` form, None nothing."""
     line = []
     for name, value in flags.items():
@@ -227,7 +214,12 @@ def words(flags: Mapping) -> list[str]:
 
 
 def vllm_environment(version: str) -> dict[str, str]:
-    """Environment variables: no network, no usage report, no plugins; on a CPU every core the machine has."""
+    """Environment variables: no network, no usage report, no plugins.
+
+    On a CPU as many threads as OMP_NUM_THREADS says here, else as there are cores; and nothing is compiled:
+    all that vLLM would compile in eager mode is one comparison, and torch's compiler needs g++ and fails
+    where the environment's path holds a blank.
+    """
     always = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -238,11 +230,12 @@ def vllm_environment(version: str) -> dict[str, str]:
         return always
     return always | {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0))),
+        "TORCHDYNAMO_DISABLE": "1",
     }
 
 
-def shown(env: Mapping[str, str], argv: list[str]) -> str:
+def as_typed(env: Mapping[str, str], argv: list[str]) -> str:
     """A command as text for a shell: environment, then a line for each flag; paths from the current folder
     where that is shorter."""
     lines = [[f"{name}={shlex.quote(value)}" for name, value in env.items()], []]
@@ -262,15 +255,15 @@ def free_port() -> int:
 
 
 def require_free(port: int | None) -> None:
-    """Raise OSError, naming the process if it can be seen, when `port` is in use."""
+    """Raise PortInUse, naming the process if it can be seen, when `port` is in use."""
     if port is None:
         return
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
-        raise OSError(
-            f"端口 (port) {port} 用不了：{owner_of(port) or error.strerror}。请先停掉它，或换一个端口；"
-            "不写 port 就会自动找一个空闲的。"
+        raise PortInUse(
+            f"端口 (port) {port} 用不了：{owner_of(port) or error.strerror}",
+            "请先停掉它，或换一个端口；不写 port 就会自动找一个空闲的",
         ) from None
 
 
@@ -291,31 +284,28 @@ def owner_of(port: int) -> str | None:
 def wait_until_healthy(server: Server, seconds: float) -> None:
     """Return when the server answers `/health`, saying on the way what it does. Raises ServerError."""
     began = time.monotonic()
-    said = ["导入 vLLM"]
-    print(f"vLLM 启动中：{said[0]}", end="", flush=True)
-    while not healthy(server.port):
-        text = read_log(server.log)
-        for mark, stage in STAGES.items():
-            if mark in text and stage not in said:
-                said.append(stage)
-                print(f" → {stage}", end="", flush=True)
-        gone = not server.running
-        if gone or time.monotonic() - began > seconds:
-            print(flush=True)
-            limit = "" if gone else f"超过 {seconds:g} 秒还没有就绪，已停掉。"
-            raise ServerError(
-                f"vLLM 没有启动成功。{limit}{explain(read_log(server.log))}\n完整的日志：{server.log}"
-            )
-        time.sleep(0.2)
-    server.seconds = time.monotonic() - began
-    print(f" → 就绪，用时 {server.seconds:.0f} 秒", flush=True)
+    print("vLLM 启动中：导入 vLLM", end="", flush=True)
+    log, waiting = "", dict(STAGES)
+    for text in server.process.follow():
+        log += text
+        for mark in [mark for mark in waiting if mark in log]:
+            print(f" → {waiting.pop(mark)}", end="", flush=True)
+        server.seconds = time.monotonic() - began
+        if healthy(server.port):
+            print(f" → 就绪，用时 {server.seconds:.0f} 秒", flush=True)
+            return
+        if server.seconds > seconds:
+            break
+    print(flush=True)
+    limit = f"超过 {seconds:g} 秒还没有就绪，已停掉。" if server.running else ""
+    raise ServerError(f"vLLM 没有启动成功。{limit}{explain(log)}", f"完整的日志在 {server.log} 里")
 
 
 def healthy(port: int) -> bool:
     """Whether `/health` on this port answers 200."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    import httpx
+
     try:
-        with direct.open(f"http://{HOST}:{port}/health", timeout=2) as answer:
-            return answer.status == 200
-    except (OSError, urllib.error.URLError):
+        return httpx.get(f"http://{HOST}:{port}/health", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
         return False

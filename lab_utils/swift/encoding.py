@@ -16,7 +16,7 @@ def encode(
     """(input_ids, labels) of one training row, both (seq,), from ms-swift's real template.
 
     Imports ms-swift into this process (seconds). `truncation`: `raise`, `left` or `right`.
-    `lab_utils.data.formats.encode` gives the same without ms-swift for a ChatML tokenizer.
+    `lab_utils.data.loss_mask.encode` gives the same without ms-swift for a ChatML tokenizer.
     """
     import logging
 

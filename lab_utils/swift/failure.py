@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab_utils.errors import LabError, sentence
+
 TAIL_LINES = 15
 
 
@@ -22,24 +24,22 @@ PATTERNS: list[tuple[str, Cause]] = [
         r"CUDA out of memory|torch\.OutOfMemoryError|CUDA error: out of memory",
         Cause(
             "gpu_memory",
-            "显存不够（CUDA out of memory）",
+            "显存不够 (CUDA out of memory)",
             "减小 per_device_train_batch_size 或 max_length；加 gradient_checkpointing=True；"
-            "用 QLoRA（quant_method='bnb', quant_bits=4）；先关掉占着显存的其它程序",
+            "用 QLoRA (quant_method='bnb', quant_bits=4)；先关掉占着显存的其它程序",
         ),
     ),
     (
         r"DefaultCPUAllocator: (can't|not enough|could not) allocate|\bMemoryError\b|Cannot allocate memory",
         Cause(
             "memory",
-            "内存不够（out of memory）",
+            "内存不够 (out of memory)",
             "减小批大小或 max_length；关掉其它内核（Kernel → Shut Down）再试",
         ),
     ),
     (
         r"No space left on device|Errno 28|Disk quota exceeded",
-        Cause(
-            "disk", "磁盘满了（no space left）", "删掉不要的旧训练结果，或把 output_dir 换到空间更大的地方"
-        ),
+        Cause("disk", "磁盘满了 (no space left)", "删掉不要的旧训练结果，或把 output_dir 换到空间更大的地方"),
     ),
     (
         r"remaining_argv: (\[.*?\])",
@@ -55,7 +55,7 @@ PATTERNS: list[tuple[str, Cause]] = [
     ),
     (
         r"[Aa]ddress already in use|EADDRINUSE|Errno 98",
-        Cause("port", "端口被占用（address already in use）", "换一个端口，或先停掉还在运行的服务"),
+        Cause("port", "端口被占用 (address already in use)", "换一个端口，或先停掉还在运行的服务"),
     ),
     (
         r"bf16/gpu|[Bb]f16.*(not supported|doesn't support)|doesn't support bf16",
@@ -67,14 +67,14 @@ PATTERNS: list[tuple[str, Cause]] = [
         Cause(
             "empty",
             "没有一行数据留下来：全部因太长或格式不对被丢弃，或者没有要学习的词元（labels 全是 -100）",
-            "用 lab_utils.data.formats.validate_messages 检查数据；把 max_length 调大",
+            "用 lab_utils.data.validate.validate_messages 检查数据；把 max_length 调大",
         ),
     ),
     (
         r"KeyError: 'messages'",
         Cause(
             "columns",
-            "数据缺少字段（missing keys），最常见是没有 messages",
+            "数据缺少字段 (missing keys)，最常见是没有 messages",
             '每行写成 {{"messages": [{{"role": …, "content": …}}, …]}}',
         ),
     ),
@@ -82,7 +82,7 @@ PATTERNS: list[tuple[str, Cause]] = [
         r"JSONDecodeError|JSON parse error|DatasetGenerationError",
         Cause(
             "json",
-            "数据文件不是合法的 JSON Lines（JSON decode error）",
+            "数据文件不是合法的 JSON Lines (JSON decode error)",
             "用 validate_messages 找出坏的那一行并改正",
         ),
     ),
@@ -104,7 +104,7 @@ PATTERNS: list[tuple[str, Cause]] = [
         r"no suitable `model_type`",
         Cause(
             "template",
-            "没有选定模型类型或对话模板（template）",
+            "没有选定模型类型或对话模板 (template)",
             "本地模型要写明 model_type='qwen3', template='chatml'（按你的模型改）",
         ),
     ),
@@ -113,7 +113,7 @@ PATTERNS: list[tuple[str, Cause]] = [
         r"Max retries exceeded|Network is unreachable|OfflineModeIsEnabled|LocalEntryNotFoundError|ConnectTimeout",
         Cause(
             "network",
-            "连不上网络（network unreachable），模型或数据要下载",
+            "连不上网络 (network unreachable)，模型或数据要下载",
             "改用本地的模型和数据；或检查网络、代理后重试",
         ),
     ),
@@ -152,15 +152,16 @@ def diagnose(text: str, returncode: int | None = None) -> Cause:
     return KILLED if returncode in (-9, 137) else UNKNOWN
 
 
-class SwiftError(RuntimeError):
+class SwiftError(LabError, RuntimeError):
     """A `swift` run failed. `cause`: a Cause; `tail`: the last lines; `log_path`: the full log."""
 
     def __init__(self, message: str, cause: Cause = UNKNOWN, tail: str = "", log_path: Path | None = None):
-        self.message, self.cause, self.tail, self.log_path = message, cause, tail, log_path
-        super().__init__(message)
+        super().__init__(message, cause.remedy)
+        self.cause, self.tail, self.log_path = cause, tail, log_path
 
     def __str__(self) -> str:
-        lines = [self.message, f"可能的原因：{self.cause.explanation}", f"怎么办：{self.cause.remedy}"]
+        lines = [sentence(self.what), f"可能的原因：{sentence(self.cause.explanation)}"]
+        lines.append(f"怎么办：{sentence(self.remedy)}")
         if self.tail:
             lines += ["", f"日志的最后 {TAIL_LINES} 行：", self.tail]
         if self.log_path:

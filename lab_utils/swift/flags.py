@@ -10,6 +10,8 @@ import importlib.util
 from functools import lru_cache
 from pathlib import Path
 
+from lab_utils.errors import InvalidValue, LabError
+
 SUBCOMMANDS = {
     "sft": "SftArguments",
     "rlhf": "RLHFArguments",
@@ -22,20 +24,25 @@ SUBCOMMANDS = {
 }
 
 
+class SwiftMissing(LabError, RuntimeError):
+    """ms-swift isn't installed, or is another release than the course's."""
+
+
 @lru_cache
 def flag_names(sub: str) -> frozenset[str]:
     """Names of all flags of `swift <sub>`, without the leading dashes.
 
-    Raises ValueError for an unknown subcommand, RuntimeError when ms-swift isn't installed or
+    Raises InvalidValue for an unknown subcommand, SwiftMissing when ms-swift isn't installed or
     its argument classes aren't where this release keeps them.
     """
     if sub not in SUBCOMMANDS:
-        raise ValueError(f"没有 swift {sub} 这个子命令；可用的有：{'、'.join(SUBCOMMANDS)}。")
+        raise InvalidValue(f"没有 swift {sub} 这个子命令", f"可用的有：{'、'.join(SUBCOMMANDS)}")
     try:
-        return frozenset(_fields(SUBCOMMANDS[sub], _package_file("swift.arguments")))
+        return frozenset(_fields(SUBCOMMANDS[sub], package_file("swift.arguments")))
     except LookupError as error:
-        raise RuntimeError(
-            f"读不出已安装的 ms-swift 的参数表（{error}）。请确认已安装本课程锁定的 ms-swift：pip show ms-swift"
+        raise SwiftMissing(
+            f"读不出已安装的 ms-swift 的参数表：{error}",
+            "请安装本课程锁定的 ms-swift：在课程文件夹里运行 make lab",
         ) from None
 
 
@@ -44,8 +51,8 @@ def closest(name: str, sub: str) -> list[str]:
     return difflib.get_close_matches(name, sorted(flag_names(sub)), n=3, cutoff=0.6)
 
 
-def _package_file(module: str) -> Path:
-    """Path of `module`'s source; only finds the top-level package, imports nothing."""
+def package_file(module: str) -> Path:
+    """Path of `module`'s source; only finds the top-level package, imports nothing. Raises LookupError."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None or not spec.submodule_search_locations:
@@ -98,6 +105,6 @@ def _imported(name: str, path: Path, tree: ast.Module) -> tuple[str, Path]:
 
 def _module_file(node: ast.ImportFrom, path: Path) -> Path:
     if not node.level:
-        return _package_file(node.module)
+        return package_file(node.module or "")
     folder = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
     return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")

@@ -5,12 +5,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab_utils.data.formats import read_jsonl
+from lab_utils.data.jsonl import read_jsonl
 from lab_utils.models.generation import end_ids
 from lab_utils.swift import failure
 from lab_utils.swift.build import command
 from lab_utils.swift.failure import SwiftError
-from lab_utils.swift.process import run
+from lab_utils.swift.runner import run
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,9 @@ def infer_file(
 ) -> list[Answer]:
     """Answers of `model` (with `adapter`, a checkpoint folder) to each row of `dataset`, in order.
 
-    `dataset` is a `.jsonl` of `messages`; a closing assistant turn is taken as the reference and
-    not shown to the model. `temperature` 0 is greedy. With an adapter trained by QLoRA, ms-swift
-    loads the base in 4 bit again, as in training. Without `result_path` the raw results are not
-    kept. Raises SwiftError when the run fails or an answer is missing.
-
-    ms-swift's result file has no finish reason. It does hold, with `--logprobs true`, each
-    generated token, padding removed. So an answer was ended by the model when its last token is
-    an end token or when it has fewer tokens than allowed (its end token was also the padding).
+    `dataset`: a `.jsonl` of `messages`; a closing assistant turn is the reference, not shown to the model.
+    `temperature` 0 is greedy. With an adapter trained by QLoRA, ms-swift loads the base in 4 bit again, as in
+    training. `result_path`: keep the raw results. Raises SwiftError when the run fails or an answer is missing.
     """
     rows = read_jsonl(dataset)
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,6 +79,12 @@ def infer_file(
 
 
 def _answer(row: dict, allowed: int, ends: set[str]) -> Answer:
+    """The answer in a row of ms-swift's result file.
+
+    That has no finish reason. It does hold, with `--logprobs true`, each generated token, padding removed. So an
+    answer was ended by the model when its last token is an end token or when it has fewer tokens than allowed
+    (its end token was also the padding).
+    """
     tokens = [token["token"] for token in ((row.get("logprobs") or {}).get("content") or [])]
     finished = len(tokens) < allowed or tokens[-1] in ends
     return Answer(row["messages"][:-1], row["response"], finished, len(tokens), row.get("labels"))
@@ -103,7 +104,7 @@ def _check_rows(rows: list[dict], answers: list[Answer], log_path: Path) -> None
     prompts = [_prompt(row["messages"]) for row in rows]
     if prompts != [_prompt(answer.messages) for answer in answers]:
         raise SwiftError(
-            f"给了 {len(rows)} 行，得到 {len(answers)} 个回答，或次序不同。",
+            f"给了 {len(rows)} 行，得到 {len(answers)} 个回答，或次序不同",
             failure.Cause(
                 "rows",
                 "ms-swift 丢弃了它不能用的行（太长或格式不对）",

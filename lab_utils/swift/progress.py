@@ -1,12 +1,17 @@
 """Show a run while it goes: a bar and the loss in a notebook, a few plain lines elsewhere."""
 
+import math
 import os
 import time
 
 from lab_utils.artifacts.run_log import step_of, steps
 
-LINES = 10  # plain lines printed over a whole run
-REDRAW = 0.5  # seconds between redraws in a notebook
+LINES = 10
+"""Plain lines printed over a whole run."""
+REDRAW = 0.5
+"""Seconds between redraws in a notebook."""
+WIDTH = 120
+"""Width of the curve in units of SVG."""
 
 
 class Progress:
@@ -16,20 +21,25 @@ class Progress:
     def __init__(self, sub: str):
         self.sub = sub
         self.began = self.drawn = time.monotonic()
-        self.printed = 0
-        self.last = ""
+        self.printed = self.total = 0
+        self.done: dict = {}
+        self.losses: list[float] = []
         self.handle = None if headless() else _display(f"swift {sub} 启动中…")
 
     def update(self, rows: list[dict]) -> None:
-        """Show the state that the log's `rows` tell; cheap when nothing changed."""
-        done = steps(rows)
-        total = next((at[1] for row in rows if (at := step_of(row))), 0)
+        """Show the state of the run; `rows`: what is new in its log since the last call."""
+        for row in rows:
+            if not self.total and (at := step_of(row)):
+                self.total = at[1]
+        for row in steps(rows):
+            self.done = row
+            if "loss" in row:
+                self.losses.append(row["loss"])
         if self.handle is None:
-            self._print(done, total)
+            self._print()
         elif time.monotonic() - self.drawn > REDRAW:
             self.drawn = time.monotonic()
-            self.last = _markup(done, total) or f"swift {self.sub} 启动中…"
-            self._show(f"{self.last} {self.drawn - self.began:.0f} 秒")
+            self._show(f"{self._markup() or f'swift {self.sub} 启动中…'} {self.drawn - self.began:.0f} 秒")
 
     def close(self, status: str, seconds: float) -> None:
         """Show how it ended."""
@@ -37,20 +47,30 @@ class Progress:
         if self.handle is None:
             print(f"swift {self.sub} {words}，用时 {seconds:.0f} 秒", flush=True)
         else:
-            self._show(
-                f"{self.last if '<' in self.last else ''} swift {self.sub} {words}，用时 {seconds:.0f} 秒"
-            )
+            self._show(f"{self._markup()} swift {self.sub} {words}，用时 {seconds:.0f} 秒")
 
-    def _print(self, done: list[dict], total: int) -> None:
-        tenth = done[-1]["step"] * LINES // total if done and total else 0
+    def _print(self) -> None:
+        tenth = self.done["step"] * LINES // self.total if self.done and self.total else 0
         if tenth > self.printed:
             self.printed = tenth
-            print(_line(done, total), flush=True)
+            print(self._line(), flush=True)
+
+    def _line(self) -> str:
+        loss = f"，loss {self.losses[-1]:.3f}" if self.losses else ""
+        return f"第 {self.done['step']}/{self.total} 步{loss}"
+
+    def _markup(self) -> str:
+        """Bar, line and curve as HTML; empty before the first step."""
+        if not self.done:
+            return ""
+        bar = f'<progress value="{self.done["step"]}" max="{self.total}" style="width:16em"></progress>'
+        return f"{bar} {self._line()} {_curve(self.losses)}"
 
     def _show(self, markup: str) -> None:
         from IPython.display import HTML
 
-        self.handle.update(HTML(markup))
+        if self.handle is not None:
+            self.handle.update(HTML(markup))
 
 
 def headless() -> bool:
@@ -71,27 +91,15 @@ def _display(text: str):
     return display(HTML(text), display_id=True)
 
 
-def _line(done: list[dict], total: int) -> str:
-    loss = next((row["loss"] for row in reversed(done) if "loss" in row), None)
-    return f"第 {done[-1]['step']}/{total} 步" + ("" if loss is None else f"，loss {loss:.3f}")
-
-
-def _markup(done: list[dict], total: int) -> str:
-    if not done:
-        return ""
-    losses = [row["loss"] for row in done if "loss" in row]
-    bar = f'<progress value="{done[-1]["step"]}" max="{total}" style="width:16em"></progress>'
-    return f"{bar} {_line(done, total)} {_curve(losses)}"
-
-
 def _curve(losses: list[float]) -> str:
-    """A small line of the losses so far, as SVG."""
+    """A small line of the losses so far, as SVG: of many losses so many that the line has one at each unit."""
     if len(losses) < 2:
         return ""
+    losses = [*losses[:: math.ceil(len(losses) / WIDTH)], losses[-1]]
     low, high = min(losses), max(losses)
     points = " ".join(
-        f"{120 * i / (len(losses) - 1):.1f},{22 - 20 * (loss - low) / ((high - low) or 1):.1f}"
+        f"{WIDTH * i / (len(losses) - 1):.1f},{22 - 20 * (loss - low) / ((high - low) or 1):.1f}"
         for i, loss in enumerate(losses)
     )
     line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
-    return f'<svg width="124" height="24" style="vertical-align:middle">{line}</svg>'
+    return f'<svg width="{WIDTH + 4}" height="24" style="vertical-align:middle">{line}</svg>'

@@ -1,5 +1,6 @@
 """From a recipe of the course to the `swift` commands that carry it out: the one place that does."""
 
+import json
 from pathlib import Path
 
 from lab_utils import models
@@ -10,11 +11,23 @@ from lab_utils.swift.build import Command, command
 def model_flags(name: str) -> dict:
     """Flags that tell ms-swift what kind of model `name` is: it can't tell from a local folder.
 
-    A thinking model answers directly (`enable_thinking` off), so that the answer can be scored.
+    A thinking model answers directly (`enable_thinking` off), so that the answer can be scored. For a folder that
+    isn't in the registry the architecture is read from its `config.json`, and the template is ChatML where its own
+    chat template is, else ms-swift's choice for that architecture. Raises what `models.path` raises.
     """
+    if name not in models.REGISTRY:
+        return _folder_flags(models.path(name))
     entry = models.entry(name)
     thinking = {"enable_thinking": False} if entry.template == "qwen3" else {}
     return {"model_type": entry.model_type, "template": entry.template, **thinking}
+
+
+def _folder_flags(folder: Path) -> dict:
+    """Flags for a model that is only known by its folder."""
+    texts = [folder / "chat_template.jinja", folder / "tokenizer_config.json"]
+    chatml = any("<|im_start|>" in file.read_text(encoding="utf-8") for file in texts if file.is_file())
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    return {"model_type": kind, **({"template": "chatml"} if chatml else {})}
 
 
 def qlora_flags(recipe: SftRecipe, setting: Profile) -> dict:

@@ -2,6 +2,8 @@
 
 import math
 
+from lab_utils.errors import InvalidValue
+
 
 def optimizer_steps(rows: int, batch_size: int, accumulation: int, epochs: int) -> int:
     """Optimizer steps of a run on one device, as transformers' Trainer counts them.
@@ -9,10 +11,10 @@ def optimizer_steps(rows: int, batch_size: int, accumulation: int, epochs: int) 
     Each epoch has ceil(rows / batch_size) micro-batches; every `accumulation` of them, and
     what is left at the end of an epoch, make one step.
 
-    Raises ValueError when an argument is below 1.
+    Raises InvalidValue when an argument is below 1.
     """
     if min(rows, batch_size, accumulation, epochs) < 1:
-        raise ValueError("rows、batch_size、accumulation、epochs 都至少为 1")
+        raise InvalidValue("rows、batch_size、accumulation、epochs 都至少为 1", "请检查传进来的数")
     return math.ceil(math.ceil(rows / batch_size) / accumulation) * epochs
 
 

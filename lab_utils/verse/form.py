@@ -9,6 +9,7 @@ white space is ignored; a title, a remark or a tag around the poem is a fault.
 import re
 from dataclasses import dataclass, field
 
+from lab_utils.errors import InvalidValue, nearest
 from lab_utils.verse.rhyme import common_rhyme
 from lab_utils.verse.themes import on_theme
 
@@ -31,7 +32,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PoemVerdict:
     """What the verifier found. Truthy when form and rhyme are right.
 
     `repetition` is the share of characters that already occurred earlier in the poem,
@@ -53,7 +54,7 @@ class Verdict:
 
 def split_lines(text: str) -> list[tuple[str, str]]:
     """Verse lines of `text` as `(characters, punctuation mark or "")`, empty ones left out."""
-    return [m.groups() for m in _LINE.finditer(text.strip()) if m.group(0).strip()]
+    return [(m[1], m[2]) for m in _LINE.finditer(text.strip()) if m.group(0).strip()]
 
 
 def detect(text: str) -> str | None:
@@ -61,13 +62,15 @@ def detect(text: str) -> str | None:
     return next((form for form in FORMS if not _form_faults(split_lines(text), form)), None)
 
 
-def check(text: str, form: str, theme: str | None = None) -> Verdict:
+def check(text: str, form: str, theme: str | None = None) -> PoemVerdict:
     """Verify `text` against `form` and, if given, against `theme`.
 
-    Raises ValueError for a form that is not in `FORMS`. Never raises on any `text`.
+    Raises InvalidValue for a form that is not in `FORMS`. Never raises on any `text`.
     """
     if form not in FORMS:
-        raise ValueError(f"不认识的诗体 (form) {form!r}；可用的是 {'、'.join(FORMS)}")
+        raise InvalidValue(
+            f"不认识的诗体 (form) {form!r}", f"{nearest(form, FORMS)}可用的是 {'、'.join(FORMS)}"
+        )
     pairs = split_lines(text)
     lines = [line for line, _ in pairs]
     form_faults = _form_faults(pairs, form)
@@ -80,7 +83,7 @@ def check(text: str, form: str, theme: str | None = None) -> Verdict:
         faults.append(Fault("rhyme", 0, f"偶数句的末字不押韵 (rhyme)：{ends or '没有偶数句'}"))
     if theme_ok is False:
         faults.append(Fault("theme", 0, f"诗中没有与题目《{theme}》相关的字 (theme words)"))
-    return Verdict(
+    return PoemVerdict(
         form=form,
         form_ok=not form_faults,
         rhyme_ok=rhyme_ok,
@@ -115,7 +118,8 @@ def _form_faults(pairs: list[tuple[str, str]], form: str) -> list[Fault]:
 
 def _repeat_faults(lines: list[str]) -> list[Fault]:
     """A line that stands twice, or a character three times or more in one line."""
-    faults, first = [], {}
+    faults: list[Fault] = []
+    first: dict[str, int] = {}
     for i, line in enumerate(lines, 1):
         if first.setdefault(line, i) < i:
             faults.append(Fault("repeated_line", i, f"第 {i} 句与第 {first[line]} 句相同"))

@@ -48,12 +48,12 @@ def readings(char: str, most: int | None = 2) -> frozenset[tuple[str, int]]:
         neutral_tone_with_five=True,
         errors="ignore",
     )
-    found = set()
+    sounds = set()
     for final in finals[0][:most] if finals else []:
         sound, tone = final.rstrip("12345"), final[-1:]
         if sound in _GROUP_OF_FINAL and tone in "12345":
-            found.add((_GROUP_OF_FINAL[sound], int(tone)))
-    return frozenset(found)
+            sounds.add((_GROUP_OF_FINAL[sound], int(tone)))
+    return frozenset(sounds)
 
 
 def rhyme_groups(char: str, most: int | None = 2) -> frozenset[str]:

@@ -8,6 +8,8 @@ and no theme is in two splits.
 import hashlib
 from functools import cache
 
+from lab_utils.errors import InvalidValue, nearest
+
 SPLITS = {"sft": 0.50, "eval": 0.25, "preference": 0.15, "reward": 0.10}
 """Share of all themes in each split."""
 
@@ -111,10 +113,12 @@ def themes(split: str | None = None) -> tuple[str, ...]:
 
     The split of a theme hangs on the hash of its name alone, so adding themes moves none.
 
-    Raises ValueError for a split that is not in `SPLITS`.
+    Raises InvalidValue for a split that is not in `SPLITS`.
     """
     if split is not None and split not in SPLITS:
-        raise ValueError(f"不认识的划分 (split) {split!r}；可用的是 {'、'.join(SPLITS)}")
+        raise InvalidValue(
+            f"不认识的划分 (split) {split!r}", f"{nearest(split, SPLITS)}可用的是 {'、'.join(SPLITS)}"
+        )
     every = list(dict.fromkeys([*IMAGES, *(setting + act for setting in SETTINGS for act in ACTS)]))
     every.sort(key=_hash01)
     return tuple(theme for theme in every if split is None or _split_of(theme) == split)

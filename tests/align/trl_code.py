@@ -10,8 +10,11 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from lab_utils import align
+
 IGNORE = -100
 CASES = 120
+VOCAB = 7
 
 
 class Bigram(nn.Module):
@@ -110,6 +113,25 @@ def prompts_and_completions(generator: torch.Generator, rows: int, vocab: int, w
         "completion_mask": completion,
         "labels": ids.where(completion.bool(), IGNORE),
     }
+
+
+def logps_of(model, batch, average=False):
+    return align.sequence_logps(model(batch["input_ids"]).logits, batch["labels"], average=average)
+
+
+def paired_batch(chosen, rejected):
+    """The batch that ORPO's and CPO's trainers take; the rejected side may be narrower."""
+    return {
+        f"{side}_{key}": rows[key]
+        for side, rows in (("chosen", chosen), ("rejected", rejected))
+        for key in ("input_ids", "attention_mask", "labels")
+    }
+
+
+def mask_of(generator, rows, width, least=1):
+    """1 up to a random length, 0 after it."""
+    lengths = torch.tensor([integer(generator, least, width) for _ in range(rows)])
+    return (torch.arange(width) < lengths.unsqueeze(1)).long()
 
 
 def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:

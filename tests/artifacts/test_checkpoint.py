@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import sys
 
+import psutil
 import pytest
 
-from lab_utils import swift
+from lab_utils import processes, swift
 from lab_utils.artifacts import checkpoint, run_log
 
 
@@ -67,6 +69,22 @@ def test_unfinished_runs_are_refused(tmp_path, status):
         swift.find_checkpoint(tmp_path)
 
 
+def test_a_running_run_is_told_from_one_killed_hard(tmp_path):
+    folder = version(tmp_path, V0, "running")
+    with psutil.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        known = {"status": "running", **processes.identity(process.pid)}
+        (folder / checkpoint.MARK).write_text(json.dumps(known))
+        assert checkpoint.status(folder) == "running"
+        with pytest.raises(FileNotFoundError, match="还在运行.*请等它结束"):
+            swift.find_checkpoint(tmp_path)
+        process.kill()
+    assert checkpoint.status(folder) == "killed"
+    with pytest.raises(FileNotFoundError, match=r"强行关掉了 \(killed\).*请重新运行训练"):
+        swift.find_checkpoint(tmp_path)
+    (folder / checkpoint.MARK).write_text(json.dumps({**known, "host": "another machine"}))
+    assert checkpoint.status(folder) == "running"
+
+
 def test_runs_started_elsewhere_are_judged_by_their_log(tmp_path):
     folder = version(tmp_path, V0, status=None)
     (folder / run_log.FILE).write_text('{"loss": 1.0, "global_step/max_steps": "10/10"}\n')
@@ -86,9 +104,9 @@ def test_half_written_checkpoint_is_no_checkpoint(tmp_path):
         swift.find_checkpoint(tmp_path)
 
 
-def test_never_a_base_model(tmp_path, tiny_model):
+def test_never_a_base_model(tmp_path, base):
     with pytest.raises(FileNotFoundError, match="不是训练结果"):
-        swift.find_checkpoint(tiny_model)
+        swift.find_checkpoint(base)
     with pytest.raises(FileNotFoundError, match="没有训练结果"):
         swift.find_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match="没有这个文件夹"):

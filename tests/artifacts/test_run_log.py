@@ -1,8 +1,12 @@
 """Logs are read while they are written, and NaN is seen."""
 
+import sys
+
+import psutil
 import pytest
 
 from lab_utils.artifacts import run_log
+from lab_utils.swift.progress import Progress
 
 STEPS = (
     '{"loss": 2.5, "grad_norm": 1.0, "learning_rate": 0.1, "token_acc": 0.5, "epoch": 0.5, "global_step/max_steps": "1/2", "elapsed_time": "1s", "memory(GiB)": 0.3}\n'
@@ -36,6 +40,45 @@ def test_half_written_last_line_waits(tmp_path):
 def test_broken_line_inside_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="第 1 行"):
         run_log.read_log(written(tmp_path, "{oops\n" + STEPS))
+
+
+def test_a_growing_log_is_read_once_and_by_whole_lines(tmp_path):
+    """Cut anywhere, also inside a character: the rows are the same, and each comes once."""
+    text = (STEPS + '{"loss": 1.0, "note": "春", "global_step/max_steps": "2/2"}\n' + END).encode()
+    for size in (1, 7, 100, len(text)):
+        path = tmp_path / f"{size}.jsonl"
+        reader = run_log.LogReader(path)
+        rows = reader.read_new()
+        for start in range(0, len(text), size):
+            with path.open("ab") as out:
+                out.write(text[start : start + size])
+            rows += reader.read_new()
+        assert rows == run_log.read_log(path) and len(rows) == 5
+        assert reader.read_new() == []
+
+
+def test_a_look_at_a_long_log_costs_no_more_than_at_a_short_one(tmp_path):
+    """Counted in bytes that the process reads and in functions that it calls, drawing the progress included."""
+    work = {}
+    for length in (100, 10_000):
+        path = tmp_path / f"{length}.jsonl"
+        row = '{{"loss": 2.5, "grad_norm": 1.0, "global_step/max_steps": "{:05d}/20000"}}\n'
+        path.write_text("".join(row.format(step) for step in range(1, length + 1)))
+        reader, progress = run_log.LogReader(path), Progress("sft")
+        progress.update(reader.read_new())
+        with path.open("a") as out:
+            out.write(row.format(length + 1))
+        before, calls = psutil.Process().io_counters().read_chars, []
+        sys.setprofile(lambda frame, event, _, calls=calls: calls.append(event))
+        progress.update(reader.read_new())
+        progress._markup()
+        sys.setprofile(None)
+        read = psutil.Process().io_counters().read_chars - before
+        assert progress.done["step"] == length + 1
+        work[length] = read, len(calls)
+    (short_read, short_calls), (long_read, long_calls) = work.values()
+    assert 70 < long_read < short_read + 200  # the second look at the counters is read too
+    assert long_calls < 2 * short_calls  # the curve has up to 121 points
 
 
 def test_no_log_yet(tmp_path):

@@ -82,6 +82,7 @@ def lab(tmp_path, monkeypatch) -> course.Lab:
         (tmp_path / folder).mkdir()
     (tmp_path / "solutions" / "90_mini.py").write_text(MASTER, encoding="utf-8")
     monkeypatch.setattr(course, "LABS", (mini,))
+    monkeypatch.setattr(course.manifest, "LABS", (mini,))
     monkeypatch.setenv("LAB_ROOT", str(tmp_path))
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)

@@ -12,9 +12,12 @@ the step, to be compared with `live`, by how much the live tensors grew.
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 from lab_utils import models, vram
 
@@ -54,6 +57,30 @@ def compare_rss(name: str, method: str, batch: int, seq: int) -> None:
     print_row(row)
 
 
+def peak_rss(step: Callable[[], object]) -> tuple[int, int]:
+    """This process's resident memory before `step()` and its highest during it, in bytes; Linux only.
+
+    The kernel keeps the highest as `VmHWM`, which is set back first. It has all that is in memory: the
+    libraries' scratch, what malloc holds for later (little, if the process was started with
+    `MALLOC_MMAP_THRESHOLD_=65536`), and not the pages of a file of weights that nothing has read.
+
+    Raises OSError where the kernel doesn't offer this.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    step()
+    return before, _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    """A size from /proc/self/status, in bytes."""
+    text = Path("/proc/self/status").read_text()
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {name}")
+    return int(found[1]) * 1024
+
+
 def print_row(row: dict) -> None:
     """One JSON line with rounded numbers."""
     rounded = {k: round(v, 4 if k == "error" else 1) if isinstance(v, float) else v for k, v in row.items()}
@@ -65,8 +92,9 @@ def main(arguments: list[str]) -> None:
     models.quiet()
     if arguments[:1] == ["--one-rss"]:
         name, method, batch, seq = arguments[1:]
-        grown = vram.measured_step(models.path(name), method, int(seq), int(batch), measuring=vram.peak_rss)
-        print(json.dumps(grown))
+        step = vram.training_step(models.path(name), method, vram.Setting(dtype="float32"))
+        step(1, min(8, int(seq)))
+        print(json.dumps(peak_rss(lambda: step(int(batch), int(seq)))))
         return
     named = [argument for argument in arguments if argument != "--rss"]
     chosen = {name: SETTINGS[name] for name in named or SETTINGS}

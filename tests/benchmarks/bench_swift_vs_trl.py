@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from lab_utils import course, models, profile, swift
-from lab_utils.data import formats
+from lab_utils.data import jsonl, loss_mask
 
 ROWS = 640  # 40 steps of 16
 
@@ -52,7 +52,7 @@ def train_with_trl(data: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         models.path(recipe.model), dtype=dtype, quantization_config=quantization
     )
-    rows = [row["messages"] for row in formats.read_jsonl(data)]
+    rows = [row["messages"] for row in jsonl.read_jsonl(data)]
     pairs = Dataset.from_list([{"prompt": m[:-1], "completion": m[-1:]} for m in rows])
     config = SFTConfig(
         output_dir=str(folder),
@@ -96,7 +96,7 @@ def main() -> None:
         data.write_text(
             "\n".join(source.read_text(encoding="utf-8").splitlines()[:ROWS]) + "\n", encoding="utf-8"
         )
-        tokens = sum(len(formats.encode(tokenizer, row["messages"])[0]) for row in formats.read_jsonl(data))
+        tokens = sum(len(loss_mask.encode(tokenizer, row["messages"])[0]) for row in jsonl.read_jsonl(data))
         times = {"swift": [], "trl": []}
         for turn in range(2):
             times["swift"].append(swift_seconds(data, folder / f"{turn}"))

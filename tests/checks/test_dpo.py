@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lab_utils import align
 from lab_utils.checks import Check, dpo
-from lab_utils.checks.kit import assert_check
+from tests.checks.kit import assert_check
 
 
 def logps_by_cross_entropy(logits, labels):
@@ -71,7 +71,7 @@ ACCEPTED = {
         lambda logps, ref: torch.exp(ref - logps) - (ref - logps) - 1,
         lambda logps, ref: ref.exp() / logps.exp() - 1 + logps - ref,
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("check", ACCEPTED, ids=lambda check: check.name)

@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 from lab_utils import align
 from lab_utils.checks import Check, grpo
-from lab_utils.checks.kit import assert_check
+from tests.checks.kit import assert_check
 
 
 def correct_by_split(completions, answers):

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from lab_utils import params
 from lab_utils.checks import Check, parameters
-from lab_utils.checks.kit import assert_check
+from tests.checks.kit import assert_check
 
 
 def step_by_autograd(x, y, w, b, lr):
@@ -45,10 +45,15 @@ def decoder_by_transformers(vocab, d, layers, heads, kv_heads, head_dim, ffn, qk
     """Qwen2 has biases, Qwen3 the norms of Q and K; with both, the biases are added to Qwen3."""
     raw = {
         "model_type": "qwen3" if qk_norm else "qwen2" if qkv_bias else "llama",
-        "vocab_size": vocab, "hidden_size": d, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "head_dim": head_dim, "intermediate_size": ffn,
+        "vocab_size": vocab,
+        "hidden_size": d,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": ffn,
         "tie_word_embeddings": tied,
-    }  # fmt: skip
+    }
     extra = layers * (heads + 2 * kv_heads) * head_dim if qkv_bias and qk_norm else 0
     return params.count(raw).total + extra
 
@@ -78,7 +83,7 @@ ACCEPTED = {
         moe_in_arrays,
         lambda d, f, e, c: (3 * e * d * f + e * d, 3 * c * d * f + e * d),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("check", ACCEPTED, ids=lambda check: check.name)

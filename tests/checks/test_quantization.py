@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from lab_utils import params, quant, vram
 from lab_utils.checks import Check, quantization
-from lab_utils.checks.kit import assert_check
+from tests.checks.kit import assert_check
 
 
 def quantize_number_by_number(weights, bits):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from lab_utils.checks import serving
-from lab_utils.checks.kit import assert_check
+from tests.checks.kit import assert_check
 
 
 def body_by_parts(model, text, max_tokens, thinking):

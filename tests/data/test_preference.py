@@ -2,11 +2,11 @@
 
 import copy
 import json
-import os
 
 import pytest
 
-from lab_utils.data.formats import DataError, encode, read_jsonl, write_jsonl
+from lab_utils.data.jsonl import DataError, write_jsonl
+from lab_utils.data.loss_mask import encode
 from lab_utils.data.preference import in_batches, leaks, read_pairs, to_swift, validate_pairs
 from lab_utils.verse import check
 
@@ -79,8 +79,8 @@ def test_lines_of_a_file_are_counted_with_its_blank_ones(tmp_path):
         ({"chosen": turn("assistant", "")}, "chosen[0].content", "empty"),
         ({"rejected": turn("assistant", " \n")}, "rejected[0].content", "empty"),
         ({"prompt": turn("user", "\u3000")}, "prompt[0].content", "empty"),
-        ({"prompt": turn("assistant", "写诗")}, "prompt[0].role", "应是 user"),
-        ({"chosen": turn("user", BETTER)}, "chosen[0].role", "应是 assistant"),
+        ({"prompt": turn("assistant", "写诗")}, "prompt[0].role", "应为 user"),
+        ({"chosen": turn("user", BETTER)}, "chosen[0].role", "应为 assistant"),
         ({"rejected": turn("gpt", WORSE)}, "rejected[0].role", "'gpt'"),
         ({"chosen": [{"content": BETTER}]}, "chosen[0].role", "None"),
         ({"chosen": [{"role": "assistant"}]}, "chosen[0].content", "NoneType"),
@@ -242,24 +242,6 @@ def test_swift_reads_both_answers_to_the_tokens_that_trl_sees(tmp_path, tokenize
     for key, text in (("chosen", BETTER), ("rejected", WORSE)):
         ids, labels = encode(tokenizer, pair()["prompt"] + turn("assistant", text))
         assert (encoded[f"{key}_input_ids"], encoded[f"{key}_labels"]) == (ids, labels)
-
-
-def test_write_jsonl_is_whole_or_not_at_all(tmp_path):
-    path = write_jsonl(tmp_path / "new" / "a.jsonl", [GOOD, {"text": "行\n分隔\u2028符"}])
-    before = path.read_bytes()
-    os.link(path, tmp_path / "old.jsonl")
-    write_jsonl(path, [GOOD])
-    assert (tmp_path / "old.jsonl").read_bytes() == before  # a new file took the old one's place
-    os.replace(tmp_path / "old.jsonl", path)
-    assert read_jsonl(path) == [GOOD, {"text": "行\n分隔\u2028符"}]
-    for bad, error in (
-        ({"x": {1}}, TypeError),
-        ({"x": float("nan")}, ValueError),
-        ({"x": "\ud800"}, ValueError),
-    ):
-        with pytest.raises(error):
-            write_jsonl(path, [GOOD, bad])
-        assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["a.jsonl"]
 
 
 def test_in_batches_keeps_every_row_and_mixes_no_batch():

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from opencc import OpenCC
 
-from lab_utils.data.card import measure, read_card, row_faults, schema_faults, text_of
+from lab_utils.data.card import measure, read_card, text_of
+from lab_utils.data.schema import row_faults, schema_faults
 
 ROOT = Path(__file__).parents[2] / "datasets"
 NAMES = sorted(path.name for path in ROOT.iterdir() if path.is_dir())
@@ -64,7 +65,7 @@ def test_there_are_data_sets():
     assert {"classical_modern", "medical_qa", "movie_ratings"} <= set(NAMES)
 
 
-def test_card_says_who_what_and_under_which_licence(card):
+def test_card_says_who_what_and_under_which_license(card):
     meta = card.meta
     assert meta["name"] == card.folder.name
     assert meta["license"] == "Apache-2.0"

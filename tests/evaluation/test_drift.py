@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from lab_utils import export
-from lab_utils.data.formats import encode
+from lab_utils.data.loss_mask import encode
+from lab_utils.errors import InvalidValue
 from lab_utils.evaluation.drift import answer_logits, drift
 
 SAID = [
@@ -27,7 +28,7 @@ def test_equals_torch():
 
 
 def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="形状"):
+    with pytest.raises(InvalidValue, match="形状"):
         drift(torch.zeros(2, 3), torch.zeros(3, 3))
 
 
@@ -47,5 +48,5 @@ def test_logits_are_those_of_the_answers_loss(base):
 
 
 def test_no_conversation(base):
-    with pytest.raises(ValueError, match="没有对话"):
+    with pytest.raises(InvalidValue, match="没有对话"):
         answer_logits(export.local(base), [])

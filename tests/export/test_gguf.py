@@ -9,6 +9,8 @@ import pytest
 from lab_utils import export, models
 from lab_utils.export.convert_gguf import pre_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def gguf(merged, tmp_path_factory):

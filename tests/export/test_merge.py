@@ -33,6 +33,7 @@ def test_by_peft_is_the_formula(base, adapter, merged):
     assert any(not torch.equal(weights(merged)[name], weight) for name, weight in weights(base).items())
 
 
+@pytest.mark.slow
 def test_by_swift_is_the_same(base, adapter, merged, tmp_path):
     other = export.merge(base, adapter, tmp_path / "by-swift", by="swift")
     assert_same(weights(other), weights(merged), 0)
@@ -114,8 +115,8 @@ def test_what_cannot_be_merged(base, adapter, merged, tmp_path):
 def test_command_keeps_ms_swift_from_the_training_settings(base, adapter):
     command = export.merge_command(base, adapter, "out")
     assert command.sub == "export"
-    assert command.get("load_args") == "false"
-    assert command.get("merge_lora") == "true"
+    assert command.values["load_args"] is False
+    assert command.values["merge_lora"] is True
     assert {name for name, _ in command.flags} <= swift.flag_names("export")
     assert "quant_bits" not in command.show()
 

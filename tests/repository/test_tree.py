@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from lab_utils.setup_environment import PYTHON, ROOT
 
 TOP = {
-    "README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", "Makefile",
+    "README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "pyproject.toml", "Makefile",
     "environment.yml", "binder", "labs", "solutions", "datasets", "lab_utils", "tests", ".ci", ".github",
     ".gitignore", ".gitattributes",
 }  # fmt: skip
@@ -64,11 +64,20 @@ def test_ci_runs_the_test_command_of_the_readme():
     lines = [line for line in script.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
     assert os.access(script, os.X_OK)
-    (job,) = yaml.safe_load(_text(".github/workflows/ci.yml"))["jobs"].values()
+
+
+def test_the_workflow_checks_first_and_runs_what_ci_runs_on_every_python():
+    jobs = yaml.safe_load(_text(".github/workflows/ci.yml"))["jobs"]
+    assert [jobs[name]["steps"][-1].get("run") for name in ("check", "everything")] == [
+        "make check",
+        "bash .ci/run",
+    ]
     (least, below) = PYTHON
-    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(least[1], below[1])]
-    assert job["steps"][-1]["run"] == "bash .ci/run"
-    assert job["steps"][1]["with"]["cache-dependency-path"] == "lab_utils/requirements.lock"
+    assert jobs["fast"]["strategy"]["matrix"]["python"] == [
+        f"3.{minor}" for minor in range(least[1], below[1])
+    ]
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
 
 
 def test_binder_installs_the_lock():

@@ -8,14 +8,17 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from lab_utils import models
-from lab_utils.serving import load, wrapper
+from lab_utils.serving import load
+from lab_utils.serving.app import create_app
 from lab_utils.serving.load import LoadTest, Trace
 from tests.serving.listening import listening
+from tests.waiting import PATIENCE
 
 PROMPTS = [f"写一首五言绝句，题目是第{i}首" for i in range(6)]
 
@@ -29,14 +32,20 @@ def tiny(tmp_path_factory, tiny_qwen3, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def base_url(tiny):
-    with listening(wrapper.create_app(tiny, api_key="key", queue_size=4)) as address:
-        yield f"{address}/v1"
+def engine_and_url(tiny):
+    app = create_app(tiny, api_key="key", queue_size=4)
+    with listening(app) as address:
+        yield app.state.engine, f"{address}/v1"
+
+
+@pytest.fixture(scope="module")
+def base_url(engine_and_url):
+    return engine_and_url[1]
 
 
 def measure(base_url: str, concurrency: int = 1, prompts=PROMPTS, model: str = "tiny", **options) -> LoadTest:
     return load.measure(
-        base_url, "key", model, prompts, concurrency, **{"max_tokens": 10, "progress": None, **options}
+        base_url, "key", model, prompts, concurrency, **{"max_tokens": 10, "progress": False, **options}
     )
 
 
@@ -57,7 +66,7 @@ def test_the_texts_are_those_of_the_batch_and_the_batch_hands_over_at_once(base_
     """Left padding, end tokens and counts are right: six prompts of two lengths give the same in one batch."""
     prompts = [*PROMPTS[:5], "很短"]
     served = measure(base_url, prompts=prompts)
-    batched = load.measure_batches(*models.load(str(tiny)), prompts, 6, max_tokens=10, progress=None)
+    batched = load.measure_batches(*models.load(str(tiny)), prompts, 6, max_tokens=10, progress=False)
     assert [t.text for t in batched.traces] == [t.text for t in served.traces]
     assert [t.tokens for t in batched.traces] == [t.tokens for t in served.traces]
     assert {t.ttft for t in batched.traces} == {batched.seconds}
@@ -67,8 +76,8 @@ def test_the_texts_are_those_of_the_batch_and_the_batch_hands_over_at_once(base_
 def test_batches_of_a_model_that_ends_count_the_end_token_and_no_padding():
     model, tokenizer = models.load(models.SHIPPED, adapter=models.shipped_adapter())
     prompts = ["写一首五言绝句，题目是《春》。", "写一首七言律诗，题目是《秋江晚望》。"]
-    together = load.measure_batches(model, tokenizer, prompts, 2, max_tokens=96, progress=None)
-    alone = load.measure_batches(model, tokenizer, prompts, 1, max_tokens=96, progress=None)
+    together = load.measure_batches(model, tokenizer, prompts, 2, max_tokens=96, progress=False)
+    alone = load.measure_batches(model, tokenizer, prompts, 1, max_tokens=96, progress=False)
     assert [t.tokens for t in together.traces] == [t.tokens for t in alone.traces]
     for trace in alone.traces:
         assert trace.tokens == len(tokenizer(trace.text, add_special_tokens=False).input_ids) + 1
@@ -84,14 +93,20 @@ def test_no_more_than_so_many_at_a_time(base_url, concurrency):
     assert len([t for t in test.traces if t.sent < min(t.done for t in test.traces)]) == concurrency
 
 
-def test_refused_requests_are_counted_and_kept(base_url):
-    """Four places, six at a time: two are told to come back."""
-    test = measure(base_url, 6, max_tokens=60)
+def test_refused_requests_are_counted_and_kept(engine_and_url, monkeypatch):
+    """Four places, six at a time: two are told to come back. Nothing is written until they have been told."""
+    engine, base_url = engine_and_url
+    refused = threading.Semaphore(0)
+    for _ in range(2):
+        engine.worker.submit(refused.acquire)
+    update = load.tqdm.update
+    monkeypatch.setattr(load.tqdm, "update", lambda bar, n=1: (refused.release(), update(bar, n)))
+    test = measure(base_url, 6)
     assert len(test.traces) == 6
     assert len(test.failures) == 2
     assert all("429" in failure for failure in test.failures)
     assert test.summary()["failed"] == 2
-    assert test.tokens == 240
+    assert test.tokens == 40
     assert load.table([test])["失败"].tolist() == [2]
 
 
@@ -117,21 +132,22 @@ def event(text: str | None, **more) -> bytes:
     return b"data: " + json.dumps({"choices": choices, **more}).encode() + b"\n\n"
 
 
-def saying(*steps: bytes | float):
-    """An ASGI server that streams these bytes, waiting where a number stands."""
+def saying(*steps: bytes | Callable):
+    """An ASGI server that streams these bytes, and calls and awaits what else stands between them."""
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":
             await receive()
             await send({"type": "lifespan.startup.complete"})
             await receive()
-            return await send({"type": "lifespan.shutdown.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for step in steps:
-            if isinstance(step, float):
-                await asyncio.sleep(step)
-            else:
+            if isinstance(step, bytes):
                 await send({"type": "http.response.body", "body": step, "more_body": True})
+            else:
+                await step()
         await send({"type": "http.response.body", "body": b""})
 
     return app
@@ -141,14 +157,47 @@ USAGE = event(None, usage={"completion_tokens": 7})
 DONE = b"data: [DONE]\n\n"
 
 
-def test_times_are_those_of_the_server():
+async def forever() -> None:
+    await asyncio.sleep(3600)
+
+
+class Clock:
+    """A clock that the server turns on, when the client has looked at it so many times."""
+
+    def __init__(self):
+        self.now, self.looks = 0.0, 0
+
+    def perf_counter(self) -> float:
+        self.looks += 1
+        return self.now
+
+    def turn_on(self, seconds: float, looks: int):
+        async def step() -> None:
+            while self.looks < looks:
+                await asyncio.sleep(0.001)
+            self.now += seconds
+
+        return step
+
+
+def test_times_are_those_of_the_server(monkeypatch):
+    """The client looks when the test begins, when it sends, at each piece of text, and at the end."""
+    clock = Clock()
+    monkeypatch.setattr(load, "time", clock)
     first = event("") + event("床")  # a piece without text is no first token
-    steps = (event(""), 0.3, first, 0.1, event("前"), 0.2, event("明"), 0.25, USAGE, DONE)
-    with listening(saying(*steps)) as address:
+    steps = (
+        event(""),
+        clock.turn_on(0.3, 2),
+        first,
+        clock.turn_on(0.1, 3),
+        event("前"),
+        clock.turn_on(0.2, 4),
+    )
+    with listening(saying(*steps, event("明"), clock.turn_on(0.25, 5), USAGE, DONE)) as address:
         trace = measure(f"{address}/v1", prompts=["静夜思"]).traces[0]
-    assert trace.ttft == pytest.approx(0.3, abs=0.08)
-    assert trace.gaps == pytest.approx([0.1, 0.2], abs=0.08)
-    assert trace.done - trace.sent == pytest.approx(0.85, abs=0.2)
+    assert trace.ttft == pytest.approx(0.3)
+    assert trace.gaps == pytest.approx([0.1, 0.2])
+    assert trace.done - trace.sent == pytest.approx(0.85)
     assert (trace.tokens, trace.text, trace.error) == (7, "床前明", None)
 
 
@@ -165,16 +214,22 @@ def test_events_may_be_cut_anywhere():
         ((event("床"), USAGE), "truncated"),
         ((event("床"), b'data: {"error": {"message": "out of memory"}}\n\n'), "out of memory"),
         ((event("床"), b"data: {broken\n\n", DONE), "unreadable"),
-        ((event("床"), 5.0, DONE), "ReadTimeout"),
         ((b'data: {"choices": [{}]}\n\n', DONE), "unreadable"),
         ((event("床"), DONE), "usage"),
     ],
 )
 def test_a_stream_that_goes_wrong_is_a_failure_without_tokens(steps, reason):
     with listening(saying(*steps)) as address:
-        test = measure(f"{address}/v1", prompts=["静夜思"], timeout=1)
+        test = measure(f"{address}/v1", prompts=["静夜思"])
     assert len(test.failures) == 1
     assert reason in test.failures[0]
+    assert test.tokens == 0
+
+
+def test_a_server_that_falls_silent_is_given_up():
+    with listening(saying(event("床"), forever, DONE)) as address:
+        test = measure(f"{address}/v1", prompts=["静夜思"], timeout=0.2)
+    assert len(test.failures) == 1 and "ReadTimeout" in test.failures[0]
     assert test.tokens == 0
 
 
@@ -200,23 +255,36 @@ def test_it_works_where_an_event_loop_is_running(base_url):
 
 
 def test_an_interrupt_ends_the_test_at_once():
-    with listening(saying(event("床"), 30.0, DONE)) as address:
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        begin = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            measure(f"{address}/v1")
-        assert time.monotonic() - begin < 5
-        timer.join()
+    """It comes when the server has the request, to which it would never answer."""
+    asked = threading.Event()
+
+    async def note() -> None:
+        asked.set()
+
+    def interrupt() -> None:
+        asked.wait(PATIENCE)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with listening(saying(note, event("床"), forever, DONE)) as address:
+        thread = threading.Thread(target=interrupt)
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background jobs ignore it
+        thread.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                measure(f"{address}/v1", timeout=3600)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        thread.join()
 
 
-def test_progress_counts_every_request_up(base_url, capsys):
-    counts = []
-    measure(base_url, 2, progress=lambda done, total: counts.append((done, total)))
-    assert counts == [(i, 6) for i in range(1, 7)]
-    load.show_progress(5, 6)
-    load.show_progress(6, 6)
-    assert capsys.readouterr().out.endswith("\r已完成 5 / 6 个请求\r已完成 6 / 6 个请求\n")
+def test_a_bar_counts_every_request_and_can_be_left_out(base_url, capsys):
+    measure(base_url, 2)
+    assert capsys.readouterr() == ("", "")
+    measure(base_url, 2, progress=True)
+    out, err = capsys.readouterr()
+    assert "6/6" in out and err == ""
 
 
 def test_the_summary_by_hand():

@@ -69,9 +69,9 @@ def test_local_runs_ask_no_hub(tmp_path):
     data = tmp_path / "train.jsonl"
     data.write_text("{}\n", encoding="utf-8")
     local = qlora(tmp_path, data, tmp_path / "out")
-    assert local.get("check_model") == "false" and local.env["HF_HUB_OFFLINE"] == "1"
+    assert local.values["check_model"] is False and local.env["HF_HUB_OFFLINE"] == "1"
     remote = swift.command("sft", model="Qwen/Qwen3-0.6B", dataset=f"{data}#500")
-    assert remote.get("check_model") is None and not remote.env
+    assert "check_model" not in remote.values and not remote.env
 
 
 def test_shown_paths_are_relative(tmp_path, monkeypatch):
@@ -79,3 +79,14 @@ def test_shown_paths_are_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "labs")
     shown = swift.command("infer", model=tmp_path / "model", result_path=tmp_path / "labs" / "a.jsonl").show()
     assert "--model ../model" in shown and "--result_path a.jsonl" in shown and str(tmp_path) not in shown
+
+
+def test_what_a_run_needs_to_know_keeps_its_type(tmp_path):
+    cmd = qlora(tmp_path, ["a.jsonl", tmp_path / "b.jsonl#5"], tmp_path / "out", val_dataset="c.jsonl")
+    assert (cmd.output_dir, cmd.result_path) == (tmp_path / "out", None)
+    assert cmd.datasets == ("a.jsonl", f"{tmp_path}/b.jsonl#5", "c.jsonl")
+    assert (cmd.max_length, cmd.model, cmd.versioned) == (128, str(tmp_path), True)
+    bare = swift.command("sft", model="a/b", max_length="64", add_version="false")
+    assert (bare.output_dir, bare.datasets, bare.max_length, bare.versioned) == (None, (), 64, False)
+    with pytest.raises(ValueError, match="max_length='long' 不是整数"):
+        _ = swift.command("sft", max_length="long").max_length

@@ -8,18 +8,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from lab_utils import swift
 from lab_utils.artifacts import checkpoint
-from lab_utils.data.formats import DataError, cut, encode
+from lab_utils.data.jsonl import DataError
+from lab_utils.data.loss_mask import cut, encode
 from tests.swift.tiny_training import POEM, qlora, row, write_rows
+from tests.waiting import PATIENCE, wait_until
 
 
+@pytest.mark.slow
 def test_training_leaves_a_proven_run(trained):
     assert trained.log["step"].tolist() == [1, 2, 3, 4]
     assert trained.log["loss"].iloc[-1] < trained.log["loss"].iloc[0]
@@ -35,11 +36,13 @@ def test_training_leaves_a_proven_run(trained):
     )
 
 
+@pytest.mark.slow
 def test_training_asked_no_hub(trained):
     said = trained.log_path.read_text(encoding="utf-8")
     assert "check_model=False" in said and "listing failed" not in said
 
 
+@pytest.mark.slow
 def test_trained_on_the_answer_and_its_end_only(trained, train_file, tokenizer):
     """What ms-swift printed as the first row's labels is what our own encoding says."""
     said = trained.log_path.read_text(encoding="utf-8")
@@ -74,6 +77,7 @@ def test_template_qwen3_would_train_on_think_tags(tiny_model, tokenizer):
     assert ids != encode(tokenizer, row("春", "花")["messages"])[0]
 
 
+@pytest.mark.slow
 def test_inference_with_the_adapter(trained, tiny_model, tmp_path):
     rows = [row("写一首诗"), {"messages": [{"role": "user", "content": "再写一首"}]}, row("三")]
     data = write_rows(tmp_path / "eval.jsonl", rows)
@@ -103,6 +107,7 @@ def test_finished_tells_an_end_token_from_a_cut(end):
     assert _answer({**raw([]), "logprobs": None}, 2, ends).finished
 
 
+@pytest.mark.slow
 def test_failure_is_explained(tiny_model, train_file, tmp_path):
     with pytest.raises(swift.SwiftError) as caught:
         swift.run(qlora(tiny_model, train_file, tmp_path / "out", template="nothing"), progress=False)
@@ -135,6 +140,7 @@ def test_deploy_and_missing_output_are_refused(tiny_model, train_file, tmp_path)
         swift.run(swift.command("infer", model=tiny_model, val_dataset=train_file))
 
 
+@pytest.mark.slow
 def test_finished_run_is_not_overwritten(trained, tiny_model, train_file, tmp_path):
     shutil.copytree(trained.folder, tmp_path / "out")
     with pytest.raises(ValueError, match="已有一次训练"):
@@ -142,57 +148,70 @@ def test_finished_run_is_not_overwritten(trained, tiny_model, train_file, tmp_pa
     assert swift.find_checkpoint(tmp_path / "out").name == "checkpoint-4"
 
 
-PARENT = """
-import signal, sys; sys.path.insert(0, {tests!r})
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+OWNER = """
+import os, signal, sys, threading, time
 from pathlib import Path
-from tests.swift.tiny_training import qlora
+import psutil
 from lab_utils import swift
-swift.run(qlora(Path({model!r}), Path({data!r}), Path({out!r}), max_steps=100000), progress=False)
+from tests.swift.tiny_training import qlora
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+
+def fork():
+    while not psutil.Process().children():
+        time.sleep(0.01)
+    pid = os.fork()  # holds every pipe of this process, and lives on
+    if pid == 0:
+        time.sleep(600)
+        os._exit(0)
+    print(pid, flush=True)
+
+if sys.argv[1] == "fork":
+    threading.Thread(target=fork, daemon=True).start()
+command = qlora(Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), max_steps=100000, template="dummy")
+swift.run(command, progress=False)  # with this template no tokenizer is loaded to check the data
 """
 
 
 @contextlib.contextmanager
-def training(tiny_model, train_file, out, until):
-    """A process that runs a long training, once `until()` holds; and all it has started."""
-    code = PARENT.format(
-        tests=str(Path(__file__).parent), model=str(tiny_model), data=str(train_file), out=str(out)
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    )
-    try:
-        end = time.monotonic() + 240
-        while not until(parent):
-            assert parent.poll() is None and time.monotonic() < end
-            time.sleep(0.1)
-        yield parent, psutil.Process(parent.pid).children(recursive=True)
-    finally:
-        parent.kill()
-        parent.wait()
+def training(*arguments):
+    """A process that runs a long training of (model, data, output)."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-P", "-c", OWNER, *map(str, arguments)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as owner:
+        try:
+            yield owner
+        finally:
+            owner.kill()
 
 
-def test_killed_parent_leaves_no_child(tiny_model, train_file, tmp_path):
-    def began(parent):
-        return len(psutil.Process(parent.pid).children(recursive=True)) >= 2
-
-    with training(tiny_model, train_file, tmp_path / "out", began) as (parent, family):
-        parent.kill()
-        parent.wait()
-        gone, alive = psutil.wait_procs(family, timeout=20)
-    assert len(gone) >= 2 and not alive
+def family(owner) -> list[psutil.Process]:
+    return psutil.Process(owner.pid).children(recursive=True)
 
 
+@pytest.mark.slow
+def test_nothing_survives_a_killed_parent_whose_fork_holds_the_pipe(tiny_model, train_file, tmp_path):
+    with training("fork", tiny_model, train_file, tmp_path / "out") as owner:
+        fork = psutil.Process(int(owner.stdout.readline()))
+        wait_until(lambda: len(family(owner)) >= 3)  # the fork, the guard and ms-swift
+        started = [process for process in family(owner) if process != fork]
+        owner.kill()
+        owner.wait()
+        assert not psutil.wait_procs(started, timeout=PATIENCE)[1]
+        assert fork.is_running()
+        fork.kill()
+
+
+@pytest.mark.slow
 def test_interrupt_ends_everything_and_marks_the_run(tiny_model, train_file, tmp_path):
     out = tmp_path / "out"
-
-    def saved(parent):
-        return any(out.glob("v0-*/checkpoint-*/trainer_state.json"))
-
-    with training(tiny_model, train_file, out, saved) as (parent, family):
-        parent.send_signal(signal.SIGINT)
-        assert parent.wait(timeout=60) != 0
-        assert not psutil.wait_procs(family, timeout=20)[1]
+    with training("no fork", tiny_model, train_file, out) as owner:
+        wait_until(lambda: any(out.glob("v0-*/checkpoint-*/trainer_state.json")))
+        assert checkpoint.status(next(out.glob("v0-*"))) == "running"
+        started = family(owner)
+        owner.send_signal(signal.SIGINT)
+        assert owner.wait(PATIENCE) != 0
+        assert len(started) >= 2 and not psutil.wait_procs(started, timeout=PATIENCE)[1]
     (folder,) = out.glob("v0-*")
     assert folder.name.endswith(".interrupted") and checkpoint.status(folder) == "interrupted"
     assert (folder / "run.log").is_file()
@@ -201,8 +220,10 @@ def test_interrupt_ends_everything_and_marks_the_run(tiny_model, train_file, tmp
             swift.find_checkpoint(given)
 
 
+@pytest.mark.slow
 def test_timeout_ends_the_run(tiny_model, train_file, tmp_path):
     with pytest.raises(swift.SwiftError, match="超过 2 秒") as caught:
         swift.run(qlora(tiny_model, train_file, tmp_path / "out"), progress=False, timeout=2)
     assert caught.value.cause.kind == "timeout"
-    assert not [p for p in psutil.Process().children(recursive=True) if "swift.cli" in " ".join(p.cmdline())]
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert not [command for command in commands if "swift.cli" in command]

@@ -1,3 +1,5 @@
+"""The plain loop takes the steps that AdamW takes, sees every row once an epoch, and stops before it spoils a model."""
+
 import copy
 import math
 
@@ -5,23 +7,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lab_utils.data import formats
+from lab_utils.data.batches import collate, encode_rows
+from lab_utils.errors import InvalidValue
+from lab_utils.evaluation.loss import answer_loss, held_out_loss
 from lab_utils.training import loop
-
-ROWS = [
-    {"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]}
-    for ask, answer in [
-        ("写春", "春眠不觉晓"),
-        ("写一个夏字", "夏"),
-        ("秋", "秋风起兮白云飞，草木黄落"),
-        ("冬", "冬雪"),
-    ]
-]
+from tests.data.rows import POEMS
 
 
 @pytest.fixture(scope="module")
 def examples(tokenizer):
-    return loop.encode_rows(tokenizer, ROWS)
+    return encode_rows(tokenizer, POEMS)
 
 
 @pytest.fixture
@@ -33,46 +28,12 @@ def values(model):
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def test_rows_are_encoded_by_the_chat_template(tokenizer, examples):
-    assert examples == [formats.encode(tokenizer, row["messages"]) for row in ROWS]
-
-
-def test_rows_that_teach_nothing_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="没有数据行"):
-        loop.encode_rows(tokenizer, [])
-    with pytest.raises(ValueError, match="第 2 行没有要学习的词元"):
-        loop.encode_rows(tokenizer, [ROWS[0], {"messages": [{"role": "user", "content": "问"}]}])
-
-
-def test_a_batch_is_padded_on_the_right():
-    batch = loop.collate([([5, 6, 7], [-100, 6, 7]), ([8], [-100])], pad_id=3)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 3, 3]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, 6, 7], [-100, -100, -100]]
-
-
-def test_the_loss_is_that_of_transformers(model, examples):
-    batch = loop.collate(examples, pad_id=0)
-    torch.testing.assert_close(loop.answer_loss(model, batch), model(**batch).loss)
-
-
-def test_held_out_loss_weighs_every_token_alike_in_whatever_batches(model, examples):
-    one_by_one = [loop.held_out_loss(model, [example]) for example in examples]
-    tokens = [sum(label != -100 for label in labels) for _, labels in examples]
-    assert len(set(tokens)) == 4
-    mean = sum(loss * count for loss, count in zip(one_by_one, tokens, strict=True)) / sum(tokens)
-    for batch_size in (1, 3, 32):
-        assert loop.held_out_loss(model, examples, batch_size) == pytest.approx(mean, rel=1e-5)
-    with pytest.raises(ValueError, match="没有留出的数据"):
-        loop.held_out_loss(model, [])
-
-
 def test_training_learns_the_rows_and_the_seed_decides(model, examples):
     again, other = copy.deepcopy(model), copy.deepcopy(model)
-    before = loop.held_out_loss(model, examples)
+    before = held_out_loss(model, examples)
     losses = loop.train(model, examples, 60, 1e-2, batch_size=2, progress=False)
     assert before == pytest.approx(math.log(5928), abs=0.5) and len(losses) == 60
-    assert loop.held_out_loss(model, examples) < before / 4
+    assert held_out_loss(model, examples) < before / 4
     assert loop.train(again, examples, 60, 1e-2, batch_size=2, progress=False) == losses
     assert loop.train(other, examples, 60, 1e-2, 2, seed=1, progress=False) != losses
 
@@ -81,7 +42,7 @@ def test_one_step_is_adamw_on_the_clipped_gradient(model, examples):
     mine = copy.deepcopy(model)
     loop.train(mine, examples, 1, 1e-3, batch_size=4, progress=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    model(**loop.collate(examples, pad_id=0)).loss.backward()
+    model(**collate(examples, pad_id=0)).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     for name, value in values(model).items():
@@ -92,7 +53,7 @@ def test_the_rate_rises_then_falls_to_zero():
     factors = [loop.rate_factor(step, 100) for step in range(101)]
     assert factors[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert factors[52] == pytest.approx(48 / 95) and factors[100] == 0
-    assert all(a > b for a, b in zip(factors[5:], factors[6:], strict=False))
+    assert factors[5:] == sorted(factors[5:], reverse=True) and len(set(factors[5:])) == len(factors[5:])
     assert loop.rate_factor(0, 1) == 1
 
 
@@ -114,7 +75,7 @@ def test_every_epoch_sees_every_row_once_in_an_order_of_its_own(model, examples)
                 for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
             ]
         )
-        return loop.answer_loss(model, batch)
+        return answer_loss(model, batch)
 
     loop.train(model, examples, 20, 1e-3, batch_size=3, progress=False, loss_of=loss_of)
     assert [len(batch) for batch in seen] == [3, 1] * 10
@@ -130,10 +91,10 @@ def test_the_mode_is_given_back_and_no_gradient_is_left(model, examples, mode):
 
     def loss_of(model, batch):
         modes.append(model.training)
-        return loop.answer_loss(model, batch)
+        return answer_loss(model, batch)
 
     loop.train(model, examples, 1, 1e-3, progress=False, loss_of=loss_of)
-    loop.held_out_loss(model, examples)
+    held_out_loss(model, examples)
     assert modes == [True] and model.training is mode
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -143,10 +104,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_lost(mod
 
     def loss_of(model, batch):
         seen.append(values(model))
-        loss = loop.answer_loss(model, batch)
+        loss = answer_loss(model, batch)
         return loss * float("nan") if len(seen) == 3 else loss
 
-    with pytest.raises(RuntimeError, match=r"第 3 步的损失是 nan.*learning_rate=0\.01"):
+    with pytest.raises(loop.TrainingDiverged, match=r"第 3 步的损失是 nan.*learning_rate=0\.01"):
         loop.train(model, examples, 5, 1e-2, progress=False, loss_of=loss_of)
     assert len(seen) == 3 and not model.training
     assert all(torch.equal(value, seen[2][name]) for name, value in values(model).items())
@@ -154,11 +115,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_lost(mod
 
 def test_a_gradient_that_is_not_finite_stops_it_too(model, examples):
     def loss_of(model, batch):
-        loss = loop.answer_loss(model, batch)
+        loss = answer_loss(model, batch)
         return loss + torch.sqrt(0 * loss)  # 0 to add, but of slope infinite
 
     before = values(model)
-    with pytest.raises(RuntimeError, match="第 1 步.*梯度范数是 nan"):
+    with pytest.raises(loop.TrainingDiverged, match="第 1 步.*梯度范数是 nan"):
         loop.train(model, examples, 5, 1e-2, progress=False, loss_of=loss_of)
     assert all(torch.equal(value, before[name]) for name, value in values(model).items())
 
@@ -184,10 +145,10 @@ def test_progress_is_ten_lines_or_none(model, examples, capsys):
     ],
 )
 def test_bad_settings_are_refused(model, examples, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidValue, match=message):
         loop.train(model, **{"examples": examples, "steps": 1, "learning_rate": 1e-3, **settings})
 
 
 def test_a_model_with_nothing_to_train_is_refused(model, examples):
-    with pytest.raises(ValueError, match="可训练的参数"):
+    with pytest.raises(InvalidValue, match="可训练的参数"):
         loop.train(model.requires_grad_(False), examples, 1, 1e-3)

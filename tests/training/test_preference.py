@@ -1,6 +1,4 @@
-"""The policy folder, log-probabilities of answers and histories that the preference lab stands on."""
-
-from types import SimpleNamespace
+"""The policy folder and the log-probabilities of answers that the preference lab stands on."""
 
 import pytest
 import torch
@@ -8,15 +6,8 @@ from peft import LoraConfig, get_peft_model
 
 from lab_utils import models
 from lab_utils.data.loss_mask import IGNORE
-from lab_utils.training.preference import (
-    LikelihoodReward,
-    answer_logps,
-    collate,
-    history,
-    kl_on_samples,
-    pair_logps,
-    save_policy,
-)
+from lab_utils.errors import InvalidValue
+from lab_utils.training.preference import answer_logps, collate, kl_on_samples, pair_logps, save_policy
 
 POEMS = ("春风吹酒醒，不是爱山人。", "明月照高楼，流光正徘徊。上有愁思妇，悲叹有余哀。")
 
@@ -83,9 +74,9 @@ def test_collate_pads_on_the_right_and_labels_only_answers(policy):
 
 def test_collate_refuses_what_has_no_answer(policy):
     _, _, tokenizer = policy
-    with pytest.raises(ValueError, match="第 1 段"):
+    with pytest.raises(InvalidValue, match="第 1 段"):
         collate(tokenizer, [say(POEMS[0]), say(POEMS[0])[:1]])
-    with pytest.raises(ValueError, match="没有对话"):
+    with pytest.raises(InvalidValue, match="没有对话"):
         collate(tokenizer, [])
 
 
@@ -128,103 +119,3 @@ def test_kl_of_a_policy_to_itself_is_zero_and_to_another_is_not(policy):
     assert kl_on_samples(model, base, tokenizer, questions, POEMS) == pytest.approx(expected.mean().item())
     with pytest.raises(ValueError):
         kl_on_samples(model, base, tokenizer, questions, POEMS[:1])
-
-
-def test_history_has_one_row_a_training_step():
-    log = [
-        {"loss": 0.69, "learning_rate": 1e-3, "step": 1},
-        {"loss": "0.5", "learning_rate": 5e-4, "step": 2},
-        {"eval_loss": 0.6, "step": 2},
-        {"train_runtime": 3.0, "train_loss": 0.6, "step": 2},
-    ]
-    table = history(SimpleNamespace(state=SimpleNamespace(log_history=log)))
-    assert table["step"].tolist() == [1, 2] and table["loss"].tolist() == [0.69, 0.5]
-    assert list(table.columns) == ["loss", "learning_rate", "step"]
-
-
-TALKS = [
-    [{"role": "user", "content": f"以“{theme}”为题写五言绝句一首。"}, {"role": "assistant", "content": poem}]
-    for theme, poem in (
-        ("秋夜", "霜落千山静，江空一雁飞。"),
-        ("春江", "春水绕孤村，\n东风入酒樽。不知人去后，花落几黄昏。"),
-    )
-]
-
-
-@pytest.fixture(scope="module")
-def rewarder():
-    model, tokenizer = models.load(models.SHIPPED)
-    torch.manual_seed(0)
-    policy = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
-    return LikelihoodReward(policy, tokenizer).eval(), tokenizer
-
-
-@pytest.fixture(scope="module")
-def moved(rewarder):
-    """The same with an adapter that isn't zero."""
-    reward, tokenizer = rewarder
-    with torch.no_grad():
-        for name, weight in reward.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.02)
-    yield reward, tokenizer
-    with torch.no_grad():
-        for name, weight in reward.named_parameters():
-            if "lora_B" in name:
-                weight.zero_()
-
-
-def padded(tokenizer, side="right", end=""):
-    """TALKS as ids that stop at the end token, then `end`."""
-    texts = [tokenizer.apply_chat_template(talk, tokenize=False).rstrip("\n") + end for talk in TALKS]
-    return tokenizer(texts, return_tensors="pt", padding=True, padding_side=side)
-
-
-def rewards_of(reward, inputs):
-    with torch.no_grad():
-        return reward(inputs.input_ids, inputs.attention_mask).logits
-
-
-def test_untrained_reward_is_zero(rewarder):
-    reward, tokenizer = rewarder
-    assert torch.equal(rewards_of(reward, padded(tokenizer)), torch.zeros(2, 1))
-
-
-def test_equals_difference_of_log_probs(moved):
-    reward, tokenizer = moved
-    policy = reward.tokens.policy
-    want = answer_logps(policy, tokenizer, TALKS)
-    want = want - answer_logps(policy, tokenizer, TALKS, adapter=False)
-    got = rewards_of(reward, padded(tokenizer, end="\n"))[:, 0]  # `answer_logps` counts the line break too
-    assert got.abs().min() > 0.1
-    assert torch.allclose(got, want, atol=1e-4)
-
-
-def test_padding_side_does_not_matter(moved):
-    reward, tokenizer = moved
-    right = rewards_of(reward, padded(tokenizer))
-    inputs = padded(tokenizer, "left")
-    positions = inputs.attention_mask.cumsum(1) - inputs.attention_mask
-    with torch.no_grad():
-        sums = reward.tokens(inputs.input_ids, inputs.attention_mask, positions).hidden_states[-1]
-    assert torch.allclose(sums[:, -1], right, atol=1e-4)
-
-
-def test_ppo_reads_the_same_score(moved):
-    from trl.experimental.utils import get_reward
-
-    reward, tokenizer = moved
-    inputs = padded(tokenizer)
-    with torch.no_grad():
-        _, got, _ = get_reward(reward, inputs.input_ids, tokenizer.pad_token_id, 20)
-    assert torch.allclose(got, rewards_of(reward, inputs)[:, 0], atol=1e-4)
-
-
-def test_only_the_adapter_learns(rewarder):
-    reward, tokenizer = rewarder
-    inputs = padded(tokenizer)
-    chosen, rejected = reward(inputs.input_ids, inputs.attention_mask).logits[:, 0]
-    torch.nn.functional.softplus(rejected - chosen).backward()
-    touched = {name for name, weight in reward.named_parameters() if weight.grad is not None}
-    assert touched and all("lora_" in name for name in touched)
-    assert any(weight.grad.abs().max() > 0 for weight in reward.parameters() if weight.grad is not None)

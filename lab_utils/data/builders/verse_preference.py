@@ -1,4 +1,4 @@
-"""Preference pairs for verse: one instruction, a poem that does everything asked, and one with one fault.
+"""Preference pairs for verse: one instruction, a poem that does everything asked for, and one with one fault.
 
 Both poems are the fine-tuned model's own samples, so a preference is learned on texts that the
 policy really writes (on-policy). The verifier judges them: the chosen one has the form, rhymes,
@@ -24,7 +24,7 @@ import torch
 
 from lab_utils.data.builders.verse_sft import instruction
 from lab_utils.data.card import update_card
-from lab_utils.data.formats import write_jsonl
+from lab_utils.data.jsonl import write_jsonl
 from lab_utils.models.generation import Completion, chat_prompt, complete
 from lab_utils.verse import FORMS, check, split_lines, themes
 
@@ -41,7 +41,7 @@ MATCHED_WITHIN = 1.0
 """Nats between the log-probabilities of the two characters of a pair of the kind `matched`, at most."""
 
 
-Asked = dict[str, list[tuple[str, str]]]
+Requests = dict[str, list[tuple[str, str]]]
 """`(form, theme)` of each poem to ask for, by split."""
 
 
@@ -89,16 +89,16 @@ def message(form: str, theme: str) -> str:
 def draw(
     model,
     tokenizer,
-    asked: list[tuple[str, str]],
+    requests: list[tuple[str, str]],
     seed: int,
     temperatures: tuple[float, ...] = TEMPERATURES,
 ) -> dict[tuple[str, str], list[Sample]]:
     """Samples by `model` for each `(form, theme)`: one at each of `temperatures`. Prints progress."""
-    prompts = [chat_prompt(tokenizer, message(form, theme)) for form, theme in asked]
+    prompts = [chat_prompt(tokenizer, message(form, theme)) for form, theme in requests]
     drawn = defaultdict(list)
     for turn, temperature in enumerate(temperatures):
         outputs = complete(model, tokenizer, prompts, 90, temperature, seed=seed + turn)
-        for pair, completion in zip(asked, outputs, strict=True):
+        for pair, completion in zip(requests, outputs, strict=True):
             drawn[pair].append(Sample(completion.text.strip(), faults_of(completion, *pair)))
         print(f"temperature {temperature}: {len(prompts)} poems", flush=True)
     return drawn
@@ -112,14 +112,14 @@ def beginnings(
     A poem with a line in `taken`, the last line aside, is left out; the lines of the others join `taken`,
     so that no two pairs are nearly the same.
     """
-    found = []
+    cut = []
     for (form, theme), samples in drawn.items():
         for sample in samples:
             lines = split_lines(sample.text)[:-1]
             if not sample.faults and taken.isdisjoint(lines):
                 taken.update(lines)
-                found.append((form, theme, sample.text[:-2], sample.text[-1]))
-    return found
+                cut.append((form, theme, sample.text[:-2], sample.text[-1]))
+    return cut
 
 
 def draw_endings(model, tokenizer, cut: list[tuple[str, str, str, str]], seed: int) -> list[list[Sample]]:
@@ -146,7 +146,9 @@ def draw_endings(model, tokenizer, cut: list[tuple[str, str, str, str]], seed: i
     return out
 
 
-def pair_up(samples: list[Sample], wanted: Counter, rng: random.Random) -> tuple[Sample, Sample] | None:
+def rarest_fault_pair(
+    samples: list[Sample], wanted: Counter, rng: random.Random
+) -> tuple[Sample, Sample] | None:
     """One faultless sample and one with a single fault, or None when there are no such two.
 
     Of the faults on offer the one met least often so far is taken; `wanted` is updated.
@@ -160,7 +162,7 @@ def pair_up(samples: list[Sample], wanted: Counter, rng: random.Random) -> tuple
     return rng.choice(chosen), rng.choice([s for s in rejected if s.faults[0] == rarest])
 
 
-def match_up(samples: list[Sample]) -> tuple[Sample, Sample] | None:
+def nearest_pair(samples: list[Sample]) -> tuple[Sample, Sample] | None:
     """The faultless sample and the one that only misses the rhyme that are nearest in `logp`.
 
     None when there are no two within `MATCHED_WITHIN`.
@@ -184,13 +186,13 @@ def build(folder: Path, seed: int = 0) -> None:
     from lab_utils import models
 
     model, tokenizer = models.load(models.SHIPPED, adapter=models.shipped_adapter())
-    asked = {
+    requests = {
         split: [(form, theme) for theme in names for form in FORMS] for split, names in split_themes().items()
     }
-    made = whole_pairs(model, tokenizer, asked, seed)
+    made = whole_pairs(model, tokenizer, requests, seed)
     for number, kind in enumerate(("ending", "matched")):
         apart = seed + number * len(TEMPERATURES + BEGINNING_TEMPERATURES)
-        for split, rows in ending_pairs(kind, model, tokenizer, asked, made, apart).items():
+        for split, rows in ending_pairs(kind, model, tokenizer, requests, made, apart).items():
             made[split] += rows
     kinds = Counter(row["kind"] for rows in made.values() for row in rows)
     print({split: len(rows) for split, rows in made.items()}, dict(kinds), flush=True)
@@ -201,19 +203,19 @@ def build(folder: Path, seed: int = 0) -> None:
     update_card(folder)
 
 
-def whole_pairs(model, tokenizer, asked: Asked, seed: int) -> dict[str, list[dict]]:
+def whole_pairs(model, tokenizer, requests: Requests, seed: int) -> dict[str, list[dict]]:
     """Rows of the kind `whole` for each split: at most one for each `(form, theme)`."""
     rng, made = random.Random(seed), {}
-    for split, pairs in asked.items():
+    for split, pairs in requests.items():
         drawn, shuffled = draw(model, tokenizer, pairs, seed), list(pairs)
         rng.shuffle(shuffled)
         groups = [(*pair, drawn[pair]) for pair in shuffled]
-        made[split] = _rows("whole", groups, partial(pair_up, wanted=Counter(), rng=rng))
+        made[split] = _rows("whole", groups, partial(rarest_fault_pair, wanted=Counter(), rng=rng))
     return made
 
 
 def ending_pairs(
-    kind: str, model, tokenizer, asked: Asked, met: dict[str, list[dict]], seed: int
+    kind: str, model, tokenizer, requests: Requests, met: dict[str, list[dict]], seed: int
 ) -> dict[str, list[dict]]:
     """Rows of the kind `ending` or `matched` for each split, from poems drawn for it alone.
 
@@ -223,13 +225,13 @@ def ending_pairs(
     poems = [row[side][0]["content"] for row in rows for side in ("chosen", "rejected")]
     lines = {line for poem in poems for line in split_lines(poem)}
     rng, made = random.Random(seed), {}
-    for split, pairs in asked.items():
+    for split, pairs in requests.items():
         drawn = draw(model, tokenizer, pairs, seed + len(TEMPERATURES), BEGINNING_TEMPERATURES)
         cut = beginnings(drawn, lines)
         endings = draw_endings(model, tokenizer, cut, seed)
         groups = [(form, theme, samples) for (form, theme, *_), samples in zip(cut, endings, strict=True)]
         rng.shuffle(groups)
-        pick = match_up if kind == "matched" else partial(pair_up, wanted=Counter(), rng=rng)
+        pick = nearest_pair if kind == "matched" else partial(rarest_fault_pair, wanted=Counter(), rng=rng)
         made[split] = _rows(kind, groups, pick)
     return made
 
@@ -240,9 +242,9 @@ def _rows(kind: str, groups: list[tuple[str, str, list[Sample]]], pick: Pick) ->
 
     simplify, rows = opencc.OpenCC("t2s").convert, []
     for form, theme, samples in groups:
-        found = pick(samples)
-        if found and all(simplify(sample.text) == sample.text for sample in found):
-            rows.append(_row(kind, form, theme, *found))
+        pair = pick(samples)
+        if pair and all(simplify(sample.text) == sample.text for sample in pair):
+            rows.append(_row(kind, form, theme, *pair))
     return rows
 
 

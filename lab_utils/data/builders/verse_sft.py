@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 from lab_utils.data.card import update_card
-from lab_utils.data.formats import write_jsonl
+from lab_utils.data.jsonl import write_jsonl
 from lab_utils.models.generation import complete
 from lab_utils.verse import FORMS, check, themes
 
@@ -27,53 +27,24 @@ def instruction(form: str, theme: str, variant: int = 0) -> str:
     return INSTRUCTIONS[variant % len(INSTRUCTIONS)].format(form=form, theme=theme)
 
 
-def questions(split: str, count: int, forms: tuple[str, ...] = tuple(FORMS)) -> list[dict]:
-    """`count` instructions on themes of `split`, the forms in turn: rows of messages, form, theme.
-
-    Themes repeat, with another form, only when the split has fewer than `count`.
-    Raises ValueError for a count that isn't positive, or beyond themes times forms.
-    """
-    names = themes(split)
-    if not 0 < count <= len(names) * len(forms):
-        raise ValueError(f"题数 (count) 应在 1 到 {len(names) * len(forms)} 之间，却是 {count}")
-    rows = []
-    for i in range(count):
-        lap, place = divmod(i, len(names))
-        form, theme = forms[(place + lap) % len(forms)], names[place]
-        content = instruction(form, theme, i // len(forms))
-        rows.append({"messages": [{"role": "user", "content": content}], "form": form, "theme": theme})
-    return rows
-
-
-def eval_prompts(per_form: int) -> list[dict]:
-    """Instructions on held-out themes, `per_form` of each form, no theme twice.
-
-    Each row: `messages` (one user turn), `form`, `theme`.
-    """
-    unseen = themes("eval")
-    if per_form * len(FORMS) > len(unseen):
-        raise ValueError(f"留出的题目 (theme) 只有 {len(unseen)} 个，不够每种诗体 {per_form} 首")
-    return questions("eval", per_form * len(FORMS))
-
-
 def rejection_sample(model, tokenizer, pairs: list[tuple[str, str]], rounds: int = 12, seed: int = 0) -> dict:
     """Poems by `model` for `(form, theme)` pairs, at most one a pair: those the verifier passes.
 
     Draws for the pairs still open, `rounds` times. Prints how many each round kept.
     """
-    found: dict[tuple[str, str], str] = {}
+    kept: dict[tuple[str, str], str] = {}
     for turn in range(rounds):
-        todo = [pair for pair in pairs if pair not in found]
+        todo = [pair for pair in pairs if pair not in kept]
         prompts = [f"{form}《{theme}》\n" for form, theme in todo]
         drawn = complete(model, tokenizer, prompts, 84, 0.8, 0.95, seed=seed + turn) if prompts else []
         for pair, completion in zip(todo, drawn, strict=True):
             poem = completion.text.strip()
             verdict = check(poem, *pair)
             good = verdict and verdict.theme_ok and verdict.repeats_ok and completion.ended
-            if good and poem not in found.values():
-                found[pair] = poem
-        print(f"round {turn + 1}: {len(drawn)} drawn, {len(found)} of {len(pairs)} kept", flush=True)
-    return found
+            if good and poem not in kept.values():
+                kept[pair] = poem
+        print(f"round {turn + 1}: {len(drawn)} drawn, {len(kept)} of {len(pairs)} kept", flush=True)
+    return kept
 
 
 def build(folder: Path, per_form: int = 640, seed: int = 0) -> None:
@@ -86,9 +57,9 @@ def build(folder: Path, per_form: int = 640, seed: int = 0) -> None:
     model, tokenizer = models.load(models.SHIPPED)
     rng = random.Random(seed)
     pairs = [(form, theme) for form in FORMS for theme in rng.sample(themes("sft"), per_form)]
-    found = rejection_sample(model, tokenizer, pairs, seed=seed)
+    kept = rejection_sample(model, tokenizer, pairs, seed=seed)
     rows = []
-    for i, ((form, theme), poem) in enumerate(found.items()):
+    for i, ((form, theme), poem) in enumerate(kept.items()):
         messages = [
             {"role": "user", "content": instruction(form, theme, i)},
             {"role": "assistant", "content": poem},

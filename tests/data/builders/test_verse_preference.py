@@ -2,11 +2,10 @@
 
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from lab_utils import models
+from lab_utils import course, models
 from lab_utils.data.builders.verse_preference import (
     ENDINGS,
     FAULTS,
@@ -16,9 +15,9 @@ from lab_utils.data.builders.verse_preference import (
     beginnings,
     draw_endings,
     faults_of,
-    match_up,
     message,
-    pair_up,
+    nearest_pair,
+    rarest_fault_pair,
     split_themes,
 )
 from lab_utils.data.preference import leaks, read_pairs, validate_pairs
@@ -26,7 +25,7 @@ from lab_utils.models.generation import Completion
 from lab_utils.training.preference import pair_logps
 from lab_utils.verse import split_lines
 
-FOLDER = Path(__file__).parents[2] / "datasets" / "verse_preference"
+FOLDER = course.root() / "datasets" / "verse_preference"
 FORM, THEME = "五言绝句", split_themes()["train"][0]
 POEM = "夜色秋山静，风声落叶深。\n故人千里外，明月照同心。"
 OTHER = "秋夜凉如水，星河影自沉。\n寒灯孤馆客，独坐一沾襟。"
@@ -97,30 +96,31 @@ def test_endings_are_whole_poems_judged_again_and_the_same_for_one_seed():
     assert len({sample.text for samples in first for sample in samples}) > 2
 
 
-def test_pair_up_takes_the_rarest_single_fault_and_refuses_what_gives_no_pair():
+def test_rarest_fault_pair_takes_the_rarest_single_fault_and_refuses_what_gives_no_pair():
     good, two = Sample("a", ()), Sample("d", ("form", "rhyme"))
     rhyme, theme = Sample("b", ("rhyme",)), Sample("c", ("theme",))
     met = Counter(rhyme=3)
-    assert pair_up([good, rhyme, theme, two], met, random.Random(0)) == (good, theme)
+    assert rarest_fault_pair([good, rhyme, theme, two], met, random.Random(0)) == (good, theme)
     assert met == Counter(rhyme=3, theme=1)
-    assert pair_up([good, two], met, random.Random(0)) is None
-    assert pair_up([rhyme, theme], met, random.Random(0)) is None
+    assert rarest_fault_pair([good, two], met, random.Random(0)) is None
+    assert rarest_fault_pair([rhyme, theme], met, random.Random(0)) is None
     assert set(met) <= set(FAULTS)
 
 
-def test_match_up_takes_the_two_nearest_in_probability_and_refuses_what_is_too_far_apart():
+def test_nearest_pair_takes_the_two_nearest_in_probability_and_refuses_what_is_too_far_apart():
     likely, rare = Sample("a", (), -1.0), Sample("b", (), -6.0)
     wrong, unlikely = Sample("c", ("rhyme",), -1.5), Sample("d", ("rhyme",), -6.2)
     double = Sample("e", ("rhyme", "theme"), -1.0)
-    assert match_up([likely, rare, wrong, unlikely, double]) == (rare, unlikely)
-    assert match_up([likely, double, wrong]) == (likely, wrong)
-    assert match_up([likely, unlikely]) is None and MATCHED_WITHIN < 5
-    assert match_up([likely, rare]) is None and match_up([wrong]) is None
+    assert nearest_pair([likely, rare, wrong, unlikely, double]) == (rare, unlikely)
+    assert nearest_pair([likely, double, wrong]) == (likely, wrong)
+    assert nearest_pair([likely, unlikely]) is None and MATCHED_WITHIN < 5
+    assert nearest_pair([likely, rare]) is None and nearest_pair([wrong]) is None
 
 
 def test_the_policy_itself_finds_neither_side_of_the_matched_pairs_likelier():
     rows = [row for row in read_pairs(FOLDER / "test.jsonl") if row["kind"] == "matched"]
+    rows.sort(key=lambda row: len(row["chosen"][0]["content"]))  # so that batches need little padding
     model, tokenizer = models.load(models.SHIPPED, adapter=models.shipped_adapter())
-    good, bad = pair_logps(model, tokenizer, rows)
+    good, bad = pair_logps(model.merge_and_unload(), tokenizer, rows)
     assert (good - bad).abs().median() < MATCHED_WITHIN
     assert abs((good > bad).float().mean() - 0.5) < 0.1
