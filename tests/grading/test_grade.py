@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -123,8 +125,6 @@ def test_nothing_that_is_written_or_printed_moves_a_terminal_or_a_spreadsheet(od
 
 def test_no_path_of_the_machine_is_written(odd):
     out, rows, _, root = odd
-    import sys
-
     for row in rows.values():
         text = json.dumps(row.to_json(), ensure_ascii=False)
         for place in (sys.prefix, sys.base_prefix, str(course.root()), str(root.parent), str(Path.home())):
@@ -245,6 +245,43 @@ def test_what_stops_it_is_told_in_one_form(tmp_path):
     assert done.exit_code == 2 and "一个在另一个里面" in done.output
     done = CliRunner().invoke(app, ["grade", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2 and "找不到" in done.output
+
+
+def test_nothing_in_the_folder_where_the_teacher_stands_is_imported(tmp_path):
+    """Neither by the command nor by the processes it starts: it may be a student's folder."""
+    here = tmp_path / "in" / "甲"
+    for student in ("甲", "乙"):
+        hand_in(tmp_path / "in", student)
+    large = notebook(RIGHT)
+    large["cells"][0]["source"] = "x" * 5_000_000
+    write(hand_in(tmp_path / "in", "丙"), large)
+    for name in (
+        "difflib",
+        "json",
+        "selectors",
+        "signal",
+        "tempfile",
+        "resource",
+        "struct",
+        "jupytext",
+        "numpy",
+    ):
+        (here / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'LEAK')!r}, 'a').write({name!r})\nraise ImportError\n"
+        )
+    command = [
+        Path(sys.prefix) / "bin" / "labs",
+        "grade",
+        tmp_path / "in",
+        "--out",
+        tmp_path / "out",
+        "--workers",
+        "2",
+    ]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=300)
+    assert not (tmp_path / "LEAK").exists(), (tmp_path / "LEAK").read_text()
+    assert done.returncode == 0, done.stderr
+    assert {row.score for row in results.read_rows(tmp_path / "out")} == {FULL}
 
 
 def test_only_so_many_versions_are_read(tmp_path):

@@ -40,3 +40,4 @@ def test_paths_are_cut():
     assert text.short_paths("/srv/a b/作业/x.py: 1/2", ["/srv/a b"]) == "…/作业/x.py: 1/2"
     assert text.short_paths("在 /opt/py/lib/x.py 里") == "在 …/x.py 里"
     assert text.short_paths("/srvice/x", ["/srv"]) == "…/x"
+    assert text.short_paths("/srv/py/lib/x.py……", ["/srv/py"]) == "…/x.py……"
