@@ -1,19 +1,18 @@
 """The `labs` command. Every command imports what it needs itself, so that `labs --help` is quick."""
 
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from lab_utils import course
+from lab_utils.errors import LabError
 
 if TYPE_CHECKING:
-    from lab_utils.authoring.master import Problem
-    from lab_utils.grading.grade import Outcome, Preview
+    from lab_utils.authoring.master import Finding
     from lab_utils.serving import Server
 
 app = typer.Typer(
@@ -31,11 +30,14 @@ Numbers = Annotated[
 
 @contextmanager
 def _friendly() -> Iterator[None]:
-    """Turn what a user can mend (a number, a folder, a command) into a line on stderr and exit status 2."""
+    """Turn what a user can mend (a number, a folder, a command) into a line on stderr and exit status 2.
+
+    Anything else is a bug and keeps its traceback.
+    """
     try:
         yield
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        _stop(str(error.args[0] if isinstance(error, KeyError) else error))
+    except LabError as error:
+        _stop(str(error))
 
 
 def _stop(message: str) -> NoReturn:
@@ -55,12 +57,12 @@ def _labs(numbers: list[str] | None) -> list[course.Lab]:
     return [lab for lab in course.LABS if not numbers or lab.name in chosen]
 
 
-def _report(problems: "list[Problem]", checked: str) -> None:
-    """Print the problems and exit with status 1, or say that there are none."""
-    for problem in problems:
-        typer.echo(str(problem))
-    if problems:
-        typer.secho(f"❌ {len(problems)} 个问题 (problems)", fg="red", err=True)
+def _report(findings: "list[Finding]", checked: str) -> None:
+    """Print the findings and exit with status 1, or say that there are none."""
+    for finding in findings:
+        typer.echo(str(finding))
+    if findings:
+        typer.secho(f"❌ {len(findings)} 个问题 (problems)", fg="red", err=True)
         raise typer.Exit(1)
     typer.echo(f"✅ {checked}")
 
@@ -92,27 +94,27 @@ def build(
     """由母版 (master) 生成学生版和执行过的答案版笔记本 (notebooks)。"""
     from lab_utils.authoring import build as building
     from lab_utils.authoring import readme
-    from lab_utils.authoring.master import MasterError
     from lab_utils.authoring.run import CellFailed
 
     labs = _labs(numbers)
     if check:
-        problems = [problem for lab in labs for problem in building.check(lab)]
+        findings = [finding for lab in labs for finding in building.check(lab)]
         if not numbers:
-            problems += building.strays(labs) + readme.check()
-        _report(problems, f"{len(labs)} 个实验的笔记本与母版一致")
+            with _friendly():
+                findings += building.strays(labs) + readme.check()
+        _report(findings, f"{len(labs)} 个实验的笔记本与母版一致")
         return
     for lab in labs:
         typer.echo(lab.name)
         try:
-            pair = building.build(lab, run_cells=not no_execute, say=_say)
-        except MasterError as error:
-            _stop(str(error))
+            with _friendly():
+                pair = building.build(lab, run_cells=not no_execute, say=_say)
         except CellFailed as error:
             typer.secho(f"❌ {lab.name} {error}", fg="red", err=True)
             raise typer.Exit(1) from None
         typer.echo(f"✅ labs/{pair.student_path.name}  solutions/{pair.solution_path.name}")
-    readme.update()
+    with _friendly():
+        readme.update()
 
 
 @app.command()
@@ -122,15 +124,16 @@ def lint(numbers: Numbers = None) -> None:
     from lab_utils.authoring.master import master_path, solution_path, student_path
 
     labs = _labs(numbers)
-    problems = []
+    findings = []
     for lab in labs:
-        found = lint_file(master_path(lab), lab)
-        known = {(problem.code, problem.cell, problem.message) for problem in found}
+        of_master = lint_file(master_path(lab), lab)
+        known = {(finding.code, finding.cell, finding.message) for finding in of_master}
+        findings += of_master
         for path in (student_path(lab), solution_path(lab)):
-            if path.is_file():  # what the master is told already isn't told again
-                found += [p for p in lint_file(path, lab) if (p.code, p.cell, p.message) not in known]
-        problems += found
-    _report(problems, f"{len(labs)} 个实验合格")
+            if path.is_file():  # what is said of the master isn't said again
+                of_notebook = lint_file(path, lab)
+                findings += [f for f in of_notebook if (f.code, f.cell, f.message) not in known]
+    _report(findings, f"{len(labs)} 个实验合格")
 
 
 @app.command()
@@ -163,11 +166,11 @@ def run(
 def _run_inverted(labs: list[course.Lab]) -> None:
     from lab_utils.authoring.inverted import inverted
 
-    problems = []
+    findings = []
     for lab in labs:
         typer.echo(lab.name)
-        problems += inverted(lab, _say)
-    _report(problems, f"{len(labs)} 个学生版都只停在练习处")
+        findings += inverted(lab, _say)
+    _report(findings, f"{len(labs)} 个学生版都只停在练习处")
 
 
 @app.command()
@@ -197,7 +200,7 @@ def serve(
     except KeyboardInterrupt:
         typer.echo("\n已停止 (stopped)")
         return
-    except (OSError, ValueError, serving.ServerError, serving.VllmMissing) as error:
+    except LabError as error:
         _stop(str(error))
     _stop(f"服务自己结束了（退出码 {code}），原因见 {server.log}")
 
@@ -224,6 +227,36 @@ def translate(
     typer.echo(str(translation))
 
 
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="隐藏用例的种子；不写就用上次的，第一次随机取一个，存在成绩文件夹的 .seed 里，不要公开"
+    ),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option(help="截止时间，带时区，如 2026-12-01T23:59+08:00；与 --late、--submitted 一起用"),
+]
+Late = Annotated[str | None, typer.Option(help="迟交怎样扣，如 10%/day；也可以是 /hour、/week")]
+Submitted = Annotated[Path | None, typer.Option(help="谁什么时候交的：CSV，student,lab,submitted")]
+Manual = Annotated[
+    Path | None, typer.Option(help="人工评的分：CSV，student,lab,question,points,max[,comment]")
+]
+Adapters = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapters",
+        "--artefacts",
+        help="要交的适配器 (adapter)：CSV，lab,folder,points[,rank,targets,questions,full_rate]；"
+        "学生把叫 folder 的文件夹放在笔记本旁边，按它评分，不重新训练",
+    ),
+]
+Unsandboxed = Annotated[
+    bool,
+    typer.Option("--unsandboxed", help="危险：不用沙箱，学生的代码以你的身份运行，能读写你的文件、能上网"),
+]
+
+
 @app.command()
 def grade(
     submissions: Annotated[Path, typer.Argument(help="作业文件夹：每个学生一个文件夹或一个 zip")],
@@ -233,120 +266,34 @@ def grade(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="同时评几份")] = os.cpu_count() or 1,
     scheduler: Annotated[str | None, typer.Option(help="用这个 Dask 集群 (scheduler address)")] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="隐藏用例的种子；不写就用上次的，第一次随机取一个，保存在成绩文件夹的 .seed 里，不要公开"
-        ),
-    ] = None,
-    deadline: Annotated[
-        str | None,
-        typer.Option(help="截止时间，带时区，如 2026-12-01T23:59+08:00；与 --late、--submitted 一起用"),
-    ] = None,
-    late: Annotated[str | None, typer.Option(help="迟交怎样扣，如 10%/day；也可以是 /hour、/week")] = None,
-    submitted: Annotated[Path | None, typer.Option(help="谁什么时候交的：CSV，student,lab,submitted")] = None,
-    manual: Annotated[
-        Path | None, typer.Option(help="人工评的分：CSV，student,lab,question,points,max[,comment]")
-    ] = None,
-    adapters: Annotated[
-        Path | None,
-        typer.Option(
-            "--adapters",
-            "--artefacts",
-            help="要交的适配器 (adapter)：CSV，lab,folder,points[,rank,targets,questions,full_rate]；"
-            "学生把叫 folder 的文件夹放在笔记本旁边，按它评分，不重新训练",
-        ),
-    ] = None,
-    unsandboxed: Annotated[
-        bool,
-        typer.Option(
-            "--unsandboxed", help="危险：不用沙箱，学生的代码以你的身份运行，能读写你的文件、能上网"
-        ),
-    ] = False,
+    seed: Seed = None,
+    deadline: Deadline = None,
+    late: Late = None,
+    submitted: Submitted = None,
+    manual: Manual = None,
+    adapters: Adapters = None,
+    unsandboxed: Unsandboxed = False,
 ) -> None:
     """评分 (grade)：在沙箱里运行学生的答案，写出 grades.csv、gradebook.db 和每个学生的结果。"""
-    from lab_utils.errors import LabError
+    from lab_utils.grading import console, policy
     from lab_utils.grading import grade as grading
-    from lab_utils.grading import policy
 
     labs = tuple(_labs(lab)) if lab else None
     try:
-        options = grading.Options(
-            labs,
-            workers,
-            scheduler,
-            seed,
-            policy.read(deadline, late, submitted, manual),
-            policy.read_adapters(adapters) if adapters else (),
-            not unsandboxed,
-        )
+        decided = policy.read(deadline, late, submitted, manual)
+        requests = policy.read_adapters(adapters) if adapters else ()
         if unsandboxed:
-            _warn("没有沙箱：学生的代码以你的身份运行 (unsandboxed)")
-        with _Steps() as steps:
+            console.warn("没有沙箱：学生的代码以你的身份运行 (unsandboxed)")
+        options = grading.Options(labs, workers, scheduler, seed, decided, requests, not unsandboxed)
+        with console.Steps() as steps:
             outcome = grading.grade_class(submissions, out, options, steps.start, steps.done)
     except grading.GradingStopped as error:
-        typer.secho(f"❌ {_printable(error)}", fg="red", err=True)
+        typer.secho(f"❌ {console.printable(error)}", fg="red", err=True)
         raise typer.Exit(1) from None
     except LabError as error:
-        _stop(_printable(error))
-    _print_outcome(outcome, out)
-
-
-class _Steps:
-    """Says what there is to grade, then shows how far it is."""
-
-    def __enter__(self) -> "_Steps":
-        self._stack = ExitStack()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def start(self, preview: "Preview") -> None:
-        """Print what there is to do, and begin the bar."""
-        total = preview.to_run + preview.settled
-        if preview.ignored:
-            _warn(f"没有看系统或隐藏的文件：{'、'.join(preview.ignored)}")
-        if preview.seed_changed:
-            _warn("种子 (--seed) 与上次的不同，每一份都重新评；从现在起沿用这一个")
-        typer.echo(f"{total} 份：{preview.to_run} 份要运行，{preview.kept} 份沿用上次的结果")
-        if preview.adapters:
-            known = preview.adapters_known
-            typer.echo(f"适配器 (adapter)：{preview.adapters_to_judge} 个要评，{known} 个沿用上次的结果")
-        bar = typer.progressbar(length=preview.steps, label="评分 (grading)", file=sys.stderr)
-        self._bar = self._stack.enter_context(bar)
-
-    def done(self) -> None:
-        """One step is done."""
-        self._bar.update(1)
-
-
-def _print_outcome(outcome: "Outcome", out: Path) -> None:
-    """Print what the teacher should look at; exit with status 1 when the grader itself went wrong somewhere."""
-    if outcome.removed:
-        _warn(
-            f"{len(outcome.removed)} 份成绩不再有作业，移到 {out / '.removed'}：{'、'.join(outcome.removed[:5])}"
-        )
-    for line in outcome.unmatched:
-        _warn(f"--submitted 或 --manual 里的 {line} 没有对上任何作业")
-    for copies in outcome.copies:
-        _warn(f"实验 {copies.lab} 的适配器{copies.likeness}：{'、'.join(copies.students)}")
-    for row, reason in outcome.failures:
-        typer.secho(f"❌ {row.student} {row.lab} {reason}", fg="red", err=True)
-    if outcome.failures:
+        _stop(console.printable(error))
+    if not console.report(outcome, out):
         raise typer.Exit(1)
-    typer.echo(f"✅ {out / 'grades.csv'}  {out / 'gradebook.db'}")
-
-
-def _warn(text: str) -> None:
-    typer.secho(f"⚠️  {text}", fg="yellow", err=True)
-
-
-def _printable(error: Exception) -> str:
-    """What an error says, without characters that a terminal would obey."""
-    from lab_utils.grading.text import plain
-
-    return plain(str(error))
 
 
 @app.command("submit-check")
@@ -373,13 +320,13 @@ def report(
     ] = None,
 ) -> None:
     """班级报告 (class report)：得分分布、最难的练习、常见的错误、雷同的答案，写成 DIR/report.html。"""
-    from lab_utils.errors import LabError
+    from lab_utils.grading import console
     from lab_utils.grading import report as reporting
 
     try:
         typer.echo(f"✅ {reporting.write(out, submissions)}")
     except LabError as error:
-        _stop(_printable(error))
+        _stop(console.printable(error))
 
 
 @app.command("export-nbgrader")

@@ -6,12 +6,9 @@ Weights are safetensors, never pickle. Of the config only plain numbers and name
 here. What is then run is the shipped base with numbers added to its weights: no code of the student's.
 """
 
-import errno
 import hashlib
 import json
 import math
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,16 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab_utils import models
-from lab_utils.errors import InvalidValue
+from lab_utils.grading.adapter_files import CONFIG, WEIGHTS, AdapterFault, read_files
 from lab_utils.grading.row import GRADED, REFUSED, Judgement
 from lab_utils.grading.text import clean
+from lab_utils.linear_layers import PEFT_PREFIX
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-LIMITS = {CONFIG: 64 * 2**10, WEIGHTS: 16 * 2**20}
-"""Bytes that each file may have; a rank-64 adapter of every linear layer in float32 takes 7.5 MB."""
 HEADER_LIMIT = 256 * 2**10
 """Bytes of a safetensors header; the shipped adapter's has 11 kB."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -47,10 +42,6 @@ UNSUPPORTED = (
 
 
 Weights = dict[str, "Tensor"]
-
-
-class AdapterFault(InvalidValue):
-    """An adapter that can't be judged. The message, Chinese, says what is wrong with it and what to do."""
 
 
 @dataclass(frozen=True)
@@ -122,67 +113,6 @@ def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Jud
 def refusal(error: AdapterFault) -> Judgement:
     """The judgement on what can't be judged."""
     return Judgement(REFUSED, clean(error))
-
-
-def read_files(folder: str | Path, within: str | Path | None = None) -> dict[str, bytes]:
-    """The bytes of the two files of an adapter folder, read once. Other files in it are not looked at.
-
-    Raises AdapterFault for a missing file, a link, something that isn't a plain file, or one that is too large;
-    ValueError when `folder` is not inside `within`.
-    """
-    directory = _open_folder(Path(folder), Path(within) if within else None)
-    try:
-        return {name: _read(directory, name, limit) for name, limit in LIMITS.items()}
-    finally:
-        os.close(directory)
-
-
-def _open_folder(folder: Path, within: Path | None) -> int:
-    """A descriptor of the folder, got at without following a link in it or, given `within`, on the way to it."""
-    start = within or folder.parent
-    parts = folder.relative_to(start).parts if within else (folder.name,)
-    if ".." in parts:
-        raise ValueError(f"{folder} 不在 {within} 里")
-    here = os.open(start, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in parts:
-        try:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
-        except OSError as error:
-            raise AdapterFault(_cannot_open(part, error, "文件夹")) from None
-        finally:
-            os.close(here)
-        here = inner
-    return here
-
-
-def _read(directory: int, name: str, limit: int) -> bytes:
-    try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except OSError as error:
-        raise AdapterFault(_cannot_open(name, error, "文件")) from None
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise AdapterFault(f"{name} 不是普通文件 (regular file)")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            data = file.read(limit + 1)
-    finally:
-        os.close(handle)
-    if len(data) > limit:
-        raise AdapterFault(
-            f"{name} 太大，超过 {limit / 2**20:g} MiB：适配器 (adapter) 只有几兆，是不是交了整个模型？"
-        )
-    return data
-
-
-def _cannot_open(name: str, error: OSError, kind: str) -> str:
-    if error.errno == errno.ENOENT:
-        advice = (
-            "请交检查点 (checkpoint) 文件夹，权重要存成 safetensors" if kind == "文件" else "请检查交的位置"
-        )
-        return f"没有{kind} {name}：{advice}"
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return f"{name} 是链接 (symlink) 或不是{kind}：请交真正的{kind}"
-    return f"{name} 打不开：{error.strerror}"
 
 
 def read_config(data: bytes, demand: Demand) -> LoraSettings:
@@ -342,8 +272,8 @@ def expected_shapes(rank: int, targets: tuple[str, ...]) -> dict[str, tuple[int,
     shapes = {}
     for name, module in _base()[0].named_modules():
         if name.rpartition(".")[2] in targets:
-            shapes[f"base_model.model.{name}.lora_A.weight"] = (rank, module.in_features)
-            shapes[f"base_model.model.{name}.lora_B.weight"] = (module.out_features, rank)
+            shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (rank, module.in_features)
+            shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (module.out_features, rank)
     return shapes
 
 
@@ -403,4 +333,6 @@ def _passes(model, questions: int) -> tuple[float, ...]:
     from lab_utils.evaluation.verse_exam import evaluate_policy
     from lab_utils.evaluation.verse_exam import questions as draw
 
-    return tuple(evaluate_policy(model, _base()[1], draw("eval", questions), temperature=0.0)["form"].tolist())
+    return tuple(
+        evaluate_policy(model, _base()[1], draw("eval", questions), temperature=0.0)["form"].tolist()
+    )

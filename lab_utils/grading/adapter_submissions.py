@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from lab_utils import models
 from lab_utils.files import write_atomic
-from lab_utils.grading import adapter_judge, tasks, workers
-from lab_utils.grading.adapter_judge import CONFIG, LIMITS, WEIGHTS, AdapterFault
+from lab_utils.grading import adapter_files, adapter_judge, tasks, workers
+from lab_utils.grading.adapter_files import CONFIG, LIMITS, WEIGHTS, AdapterFault
 from lab_utils.grading.notebook_file import Unreadable
 from lab_utils.grading.policy import AdapterRequest, Key
 from lab_utils.grading.reading import Refused
@@ -49,7 +49,7 @@ class AdapterFolder:
         """The bytes of the two files. Raises AdapterFault."""
         if self.entry.inner is None:
             root = self.entry.root
-            return adapter_judge.read_files(root.joinpath(*self.entry.parts), root)
+            return adapter_files.read_files(root.joinpath(*self.entry.parts), root)
         files = {}
         for name, limit in LIMITS.items():
             if name not in self.members:

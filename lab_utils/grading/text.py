@@ -48,8 +48,9 @@ def safe(text: Any, limit: int = 400) -> str:
 def short_paths(text: str, roots: Iterable[str] = ()) -> str:
     """`text` in which the folders `roots`, and all but the last part of any absolute path, are `…`."""
     for root in sorted({root.rstrip("/") for root in roots} - {""}, key=len, reverse=True):
-        text = re.sub(rf"{re.escape(root)}(?![\w.-])", "…", text)
-    return _PATH.sub(lambda path: "…/" + path[0].rstrip("/").rpartition("/")[2], text)
+        text = re.sub(rf"{re.escape(root)}(?![\w.-])", "\0", text)
+    text = _PATH.sub(lambda path: "\0/" + path[0].rstrip("/").rpartition("/")[2], text)
+    return re.sub("\0+", "…", text)
 
 
 def table_cell(text: Any) -> str:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
@@ -67,12 +67,28 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """The process that workers are forked from is a `python -c`, which would look for modules in the current folder
+    first: code of a file that lies there would run as the grader."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def processes(jobs: Sequence[Any], workers: int, imports: Iterable[str] = ()) -> Iterator[Done]:
     """Do the jobs in so many processes, forked from one that has the `imports`; each job as it gets done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *imports])
     waiting = deque((job, 1) for job in jobs)
-    idle = [_Worker(context) for _ in range(min(workers, len(jobs)))]
+    with _safe_path():
+        idle = [_Worker(context) for _ in range(min(workers, len(jobs)))]
     busy: dict[Connection, tuple[_Worker, Any, int]] = {}
     try:
         while waiting or busy:

@@ -3,7 +3,7 @@
 import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from lab_utils import models
 from lab_utils.errors import InvalidType, InvalidValue, NotFound, nearest
@@ -11,7 +11,7 @@ from lab_utils.errors import InvalidType, InvalidValue, NotFound, nearest
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    Source = PretrainedConfig | dict | str | Path
+    Source: TypeAlias = PretrainedConfig | dict | str | Path
 
 CONFIGS = models.ASSETS / "configs"
 """Configurations of well-known models: the figures only."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from lab_utils.artifacts import classify, resolve
 from lab_utils.artifacts.folder import tensor_shapes
 from lab_utils.errors import InvalidValue
+from lab_utils.linear_layers import PEFT_PREFIX
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.32 takes for `--max-lora-rank` (vllm/config/lora.py, MaxLoRARanks)."""
@@ -94,7 +95,7 @@ def first_misfit(adapter: Path, base: Path) -> str | None:
     """The first pair A (r, d_in), B (d_out, r) that doesn't fit a weight (d_out, d_in) of `base`; None: all fit."""
     modules, weights = shapes(adapter), shapes(base)
     for name in sorted(name for name in modules if name.endswith(".lora_A.weight")):
-        inside = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        inside = name.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight")
         weight = weights.get(f"{inside}.weight")
         if weight is None:
             return f"底座里没有 {inside}"

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from lab_utils import models
-from lab_utils.grading import adapter_judge
-from lab_utils.grading.adapter_judge import CONFIG, WEIGHTS, AdapterFault, Demand, judge_adapter
+from lab_utils.grading import adapter_files, adapter_judge
+from lab_utils.grading.adapter_files import CONFIG, WEIGHTS, AdapterFault
+from lab_utils.grading.adapter_judge import Demand, judge_adapter
 from lab_utils.grading.row import Judgement
 
 FEW = Demand(questions=8)
@@ -231,7 +232,7 @@ def test_a_file_swapped_for_a_link_all_the_time_never_shows_what_the_link_leads_
     try:
         for _ in range(400):
             with contextlib.suppress(AdapterFault):
-                seen.add(adapter_judge.read_files(folder)[CONFIG])
+                seen.add(adapter_files.read_files(folder)[CONFIG])
     finally:
         stop.set()
         thread.join()
@@ -239,14 +240,14 @@ def test_a_file_swapped_for_a_link_all_the_time_never_shows_what_the_link_leads_
 
 
 def test_what_was_read_is_what_is_judged(folder):
-    files = adapter_judge.read_files(folder)
+    files = adapter_files.read_files(folder)
     shutil.rmtree(folder)
     config = adapter_judge.read_config(files[CONFIG], FEW)
     assert save(adapter_judge.read_weights(files[WEIGHTS], config))
 
 
 def test_adapters_that_compute_the_same_are_told_from_others():
-    files = adapter_judge.read_files(models.shipped_adapter())
+    files = adapter_files.read_files(models.shipped_adapter())
     config = adapter_judge.read_config(files[CONFIG], FEW)
     weights = adapter_judge.read_weights(files[WEIGHTS], config)
     generator = torch.Generator().manual_seed(0)

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from lab_utils import models
 from lab_utils.cli import app
 from lab_utils.grading import adapter_copies, adapter_submissions, policy
-from lab_utils.grading.adapter_judge import CONFIG, WEIGHTS, Demand
+from lab_utils.grading.adapter_files import CONFIG, WEIGHTS
+from lab_utils.grading.adapter_judge import Demand
 from lab_utils.grading.row import Row
 from lab_utils.grading.submissions import walk
 from tests.grading.hostile import FULL, LAB, RIGHT, notebook, write

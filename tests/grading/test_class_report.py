@@ -127,6 +127,30 @@ def test_code_that_does_not_parse_is_compared_as_text(source):
     assert not similarity.groups(class_of(a=source, b=SPLITTING), KNOWN)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = " + "1+" * 3000 + "1",
+        "x = " + "-" * 3000 + "1",
+        "def f(x):\n    return " + "x+" * 900 + "x",
+        "x = " + "[" * 90 + "]" * 90,
+        "\n" * 200_000 + "def f(x):\n    return x",
+        "x = 1\n" * 100_000,
+        "a." * 3000 + "a",
+        " " * 200_000,
+    ],
+    ids=range(8),
+)
+def test_no_answer_stops_the_comparison(source):
+    assert len(similarity.tokens(source)) <= similarity.TOKEN_LIMIT
+    assert isinstance(similarity.groups(class_of(a=source, b=source, c=SPLITTING), KNOWN), list)
+
+
+def test_a_large_ring_is_one_group():
+    found = similarity.groups(class_of(**{f"s{i:03}": COUNTING for i in range(300)}), KNOWN)
+    assert [len(group.students) for group in found] == [300]
+
+
 def test_local_names_comments_and_types_are_no_matter_and_what_is_called_is():
     assert similarity.tokens(COUNTING) == similarity.tokens(RENAMED.removeprefix("import re\n\n"))
     assert similarity.tokens("def f(x):\n    return max(x)") == similarity.tokens(

@@ -41,6 +41,7 @@ def test_shipped_model(method, batch, seq, checkpointing, moment):
     assert peak.before < peak.bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "seq", "checkpointing"), [("full", 32, False), ("lora", 32, True), ("qlora", 64, False)]
 )
@@ -78,6 +79,7 @@ def test_other_families(tiny, family, method, batch, setting, moment):
     assert predicted.peak_moment == moment
 
 
+@pytest.mark.slow
 def test_trainer_of_transformers_peaks_at_the_same_height(tmp_path, plain_trainer):
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments

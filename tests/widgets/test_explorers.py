@@ -141,7 +141,7 @@ def test_many_updates_leave_no_figure_and_no_font_behind(picture):
     gc.collect()
     figures = sum(type(thing) is Figure for thing in gc.get_objects())
     fonts = len(font_manager.fontManager.ttflist)
-    for k in range(1, 13):
+    for k in range(1, 7):
         explorer.widgets["k"].value = k
     gc.collect()
     assert sum(type(thing) is Figure for thing in gc.get_objects()) <= figures
@@ -447,6 +447,7 @@ def run(client, code: str, allow_stdin: bool) -> tuple[dict, list[str]]:
             others.append(kind)
 
 
+@pytest.mark.slow
 def test_a_kernel_shows_the_widget_only_to_somebody_who_can_answer(kernel):
     data, others = run(kernel, SHOW + "explorer", allow_stdin=False)
     assert set(data) == {"text/plain", "text/html"}
@@ -456,6 +457,7 @@ def test_a_kernel_shows_the_widget_only_to_somebody_who_can_answer(kernel):
     assert set(others) == {"comm_open", "comm_msg"}
 
 
+@pytest.mark.slow
 def test_a_notebook_run_by_a_program_stores_the_table_and_converts_to_it():
     import nbformat
     from nbclient import NotebookClient

@@ -6,11 +6,9 @@ import torch
 
 from lab_utils.checks.frame import Case, Check, Mistake
 from lab_utils.checks.inputs import normal64
+from lab_utils.linear_layers import PEFT_PREFIX
 
 __all__ = ["MERGE_STATE", "merge_state"]
-
-
-PREFIX = "base_model.model."
 
 
 def merge_state(
@@ -21,7 +19,7 @@ def merge_state(
     for name, a in adapter.items():
         if name.endswith(".lora_A.weight"):
             b = adapter[name.replace("lora_A", "lora_B")]
-            target = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
+            target = name.removeprefix(PEFT_PREFIX).replace(".lora_A.weight", ".weight")
             merged[target] = base[target] + lora_alpha / r * b @ a
     return merged
 
@@ -30,8 +28,8 @@ def _adapter_of(*layers: tuple[str, int, int, int]) -> dict[str, torch.Tensor]:
     """A and B in peft's names for layers `(name, d_out, d_in, r)`."""
     state = {}
     for seed, (name, d_out, d_in, r) in enumerate(layers, 10):
-        state[f"{PREFIX}{name}.lora_A.weight"] = normal64(seed, r, d_in)
-        state[f"{PREFIX}{name}.lora_B.weight"] = normal64(seed + 50, d_out, r)
+        state[f"{PEFT_PREFIX}{name}.lora_A.weight"] = normal64(seed, r, d_in)
+        state[f"{PEFT_PREFIX}{name}.lora_B.weight"] = normal64(seed + 50, d_out, r)
     return state
 
 
@@ -51,7 +49,7 @@ def _merged_with(update, keep=True):
         merged = dict(base) if keep else {}
         for name, a in adapter.items():
             if name.endswith(".lora_A.weight"):
-                target = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
+                target = name.removeprefix(PEFT_PREFIX).replace(".lora_A.weight", ".weight")
                 b = adapter[name.replace("lora_A", "lora_B")]
                 merged[target] = base[target] + update(a, b, r, lora_alpha)
         return merged
