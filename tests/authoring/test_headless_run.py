@@ -16,6 +16,9 @@ from tests.waiting import wait_until
 
 CHILD = """\
 import subprocess, sys
+
+pytestmark = pytest.mark.slow  # kernels
+
 subprocess.run([sys.executable, "-c", "import time; x = b'1' * (300 << 20); time.sleep(1)"], check=True)
 course.record(rows=[1, 2], name="一")"""
 
