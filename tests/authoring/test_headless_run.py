@@ -14,11 +14,9 @@ from lab_utils.authoring import run as running
 from lab_utils.authoring.run import TreeMemory, run
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow  # kernels
 CHILD = """\
 import subprocess, sys
-
-pytestmark = pytest.mark.slow  # kernels
-
 subprocess.run([sys.executable, "-c", "import time; x = b'1' * (300 << 20); time.sleep(1)"], check=True)
 course.record(rows=[1, 2], name="一")"""
 
