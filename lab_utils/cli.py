@@ -36,9 +36,10 @@ def _friendly(*also: type[Exception]) -> Iterator[None]:
 
     That is a LabError, and what is named in `also`. Anything else is a bug and keeps its traceback.
     """
+    kinds: tuple[type[Exception], ...] = (LabError, *also)
     try:
         yield
-    except (LabError, *also) as error:
+    except kinds as error:
         _stop(str(error.args[0] if isinstance(error, KeyError) else error))
 
 
