@@ -31,15 +31,16 @@ Numbers = Annotated[
 
 
 @contextmanager
-def _friendly() -> Iterator[None]:
+def _friendly(*also: type[Exception]) -> Iterator[None]:
     """Turn what a user can mend (a number, a folder, a command) into a line on stderr and exit status 2.
 
-    Anything else is a bug and keeps its traceback.
+    That is a LabError, and what is named in `also`. Anything else is a bug and keeps its traceback.
     """
+    kinds: tuple[type[Exception], ...] = (LabError, *also)
     try:
         yield
-    except LabError as error:
-        _stop(str(error))
+    except kinds as error:
+        _stop(str(error.args[0] if isinstance(error, KeyError) else error))
 
 
 def _stop(message: str) -> NoReturn:
@@ -265,7 +266,7 @@ def grade(
     """评分 (grade)：在沙箱里运行学生的答案，写出 grades.csv、gradebook.db 和每个学生的结果。"""
     from lab_utils.grading import adapter_submissions, batch, feedback, gradebook, policy, sandbox
 
-    with _friendly():
+    with _friendly(FileNotFoundError, KeyError, ValueError):
         decided = policy.read(deadline, late, submitted, manual)
         asked = policy.read_artefacts(artefacts) if artefacts else ()
     labs = tuple(_labs(lab)) if lab else None
@@ -275,7 +276,7 @@ def grade(
         _stop(problem)
     if unsandboxed:
         typer.secho("⚠️  没有沙箱：学生的代码以你的身份运行 (unsandboxed)", fg="yellow", err=True)
-    with _friendly():
+    with _friendly(FileNotFoundError, KeyError, ValueError):
         hidden = (submissions.resolve(), out.resolve(), course.root())
         settings = batch.Settings(seed, not unsandboxed, hidden)
         planned = batch.plan(submissions, out, labs, settings, [one.lab for one in asked])
@@ -319,7 +320,7 @@ def submit_check(
     """交作业之前 (submit check)：评分程序读得懂吗？哪些练习还没有写？不运行代码。"""
     from lab_utils.grading import submit_check as checking
 
-    with _friendly():
+    with _friendly(FileNotFoundError, KeyError, ValueError):
         report = checking.examine(checking.find(notebook))
     typer.echo(str(report))
     if not report.ok:
@@ -336,7 +337,7 @@ def report(
     """班级报告 (class report)：得分分布、最难的练习、常见的错误、雷同的答案，写成 DIR/report.html。"""
     from lab_utils.grading import report as reporting
 
-    with _friendly():
+    with _friendly(FileNotFoundError, KeyError, ValueError):
         typer.echo(f"✅ {reporting.write(out, submissions)}")
 
 
@@ -348,7 +349,7 @@ def export_nbgrader(
     """导出 nbgrader 课程：source/、配置和数据，给自己运行 nbgrader 的学校。"""
     from lab_utils.grading import nbgrader_course
 
-    with _friendly():
+    with _friendly(FileNotFoundError, KeyError, ValueError):
         paths = nbgrader_course.export(folder, _labs(numbers))
     typer.echo(f"✅ {len(paths)} 个实验。用法写在 {folder / 'nbgrader_config.py'} 的开头。")
 
