@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from lab_utils import course
+from lab_utils.errors import LabError
 
 if TYPE_CHECKING:
-    from lab_utils.authoring.master import Problem
+    from lab_utils.authoring.master import Finding
     from lab_utils.serving import Server
 
 app = typer.Typer(
@@ -31,11 +32,14 @@ Numbers = Annotated[
 
 @contextmanager
 def _friendly() -> Iterator[None]:
-    """Turn what a user can mend (a number, a folder, a command) into a line on stderr and exit status 2."""
+    """Turn what a user can mend (a number, a folder, a command) into a line on stderr and exit status 2.
+
+    Anything else is a bug and keeps its traceback.
+    """
     try:
         yield
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        _stop(str(error.args[0] if isinstance(error, KeyError) else error))
+    except LabError as error:
+        _stop(str(error))
 
 
 def _stop(message: str) -> NoReturn:
@@ -55,12 +59,12 @@ def _labs(numbers: list[str] | None) -> list[course.Lab]:
     return [lab for lab in course.LABS if not numbers or lab.name in chosen]
 
 
-def _report(problems: "list[Problem]", checked: str) -> None:
-    """Print the problems and exit with status 1, or say that there are none."""
-    for problem in problems:
-        typer.echo(str(problem))
-    if problems:
-        typer.secho(f"❌ {len(problems)} 个问题 (problems)", fg="red", err=True)
+def _report(findings: "list[Finding]", checked: str) -> None:
+    """Print the findings and exit with status 1, or say that there are none."""
+    for finding in findings:
+        typer.echo(str(finding))
+    if findings:
+        typer.secho(f"❌ {len(findings)} 个问题 (problems)", fg="red", err=True)
         raise typer.Exit(1)
     typer.echo(f"✅ {checked}")
 
@@ -92,27 +96,27 @@ def build(
     """由母版 (master) 生成学生版和执行过的答案版笔记本 (notebooks)。"""
     from lab_utils.authoring import build as building
     from lab_utils.authoring import readme
-    from lab_utils.authoring.master import MasterError
     from lab_utils.authoring.run import CellFailed
 
     labs = _labs(numbers)
     if check:
-        problems = [problem for lab in labs for problem in building.check(lab)]
+        findings = [finding for lab in labs for finding in building.check(lab)]
         if not numbers:
-            problems += building.strays(labs) + readme.check()
-        _report(problems, f"{len(labs)} 个实验的笔记本与母版一致")
+            with _friendly():
+                findings += building.strays(labs) + readme.check()
+        _report(findings, f"{len(labs)} 个实验的笔记本与母版一致")
         return
     for lab in labs:
         typer.echo(lab.name)
         try:
-            pair = building.build(lab, run_cells=not no_execute, say=_say)
-        except MasterError as error:
-            _stop(str(error))
+            with _friendly():
+                pair = building.build(lab, run_cells=not no_execute, say=_say)
         except CellFailed as error:
             typer.secho(f"❌ {lab.name} {error}", fg="red", err=True)
             raise typer.Exit(1) from None
         typer.echo(f"✅ labs/{pair.student_path.name}  solutions/{pair.solution_path.name}")
-    readme.update()
+    with _friendly():
+        readme.update()
 
 
 @app.command()
@@ -122,15 +126,16 @@ def lint(numbers: Numbers = None) -> None:
     from lab_utils.authoring.master import master_path, solution_path, student_path
 
     labs = _labs(numbers)
-    problems = []
+    findings = []
     for lab in labs:
-        found = lint_file(master_path(lab), lab)
-        known = {(problem.code, problem.cell, problem.message) for problem in found}
+        of_master = lint_file(master_path(lab), lab)
+        known = {(finding.code, finding.cell, finding.message) for finding in of_master}
+        findings += of_master
         for path in (student_path(lab), solution_path(lab)):
-            if path.is_file():  # what the master is told already isn't told again
-                found += [p for p in lint_file(path, lab) if (p.code, p.cell, p.message) not in known]
-        problems += found
-    _report(problems, f"{len(labs)} 个实验合格")
+            if path.is_file():  # what is said of the master isn't said again
+                of_notebook = lint_file(path, lab)
+                findings += [f for f in of_notebook if (f.code, f.cell, f.message) not in known]
+    _report(findings, f"{len(labs)} 个实验合格")
 
 
 @app.command()
@@ -163,11 +168,11 @@ def run(
 def _run_inverted(labs: list[course.Lab]) -> None:
     from lab_utils.authoring.inverted import inverted
 
-    problems = []
+    findings = []
     for lab in labs:
         typer.echo(lab.name)
-        problems += inverted(lab, _say)
-    _report(problems, f"{len(labs)} 个学生版都只停在练习处")
+        findings += inverted(lab, _say)
+    _report(findings, f"{len(labs)} 个学生版都只停在练习处")
 
 
 @app.command()
@@ -197,7 +202,7 @@ def serve(
     except KeyboardInterrupt:
         typer.echo("\n已停止 (stopped)")
         return
-    except (OSError, ValueError, serving.ServerError, serving.VllmMissing) as error:
+    except LabError as error:
         _stop(str(error))
     _stop(f"服务自己结束了（退出码 {code}），原因见 {server.log}")
 

@@ -76,8 +76,8 @@ class Report:
         for head in ("项目", "状态", "结果", "怎么办"):
             table.add_column(head, overflow="fold")
         for row in self.rows:
-            word, colour = _WORDS[row.status]
-            table.add_row(Text(row.name), Text(word, style=colour), Text(row.value), Text(row.remedy))
+            word, color = _WORDS[row.status]
+            table.add_row(Text(row.name), Text(word, style=color), Text(row.value), Text(row.remedy))
         console = Console()
         console.print(table)
         console.print(self._summary())
@@ -93,10 +93,10 @@ class Report:
         """The report as an HTML table, for notebooks."""
         lines = []
         for row in self.rows:
-            word, colour = _WORDS[row.status]
+            word, color = _WORDS[row.status]
             remedy = f"<code>{html.escape(row.remedy)}</code>" if row.remedy else ""
             lines.append(
-                f"<tr><td>{html.escape(row.name)}</td><td style='color:{colour}'><b>{word}</b></td>"
+                f"<tr><td>{html.escape(row.name)}</td><td style='color:{color}'><b>{word}</b></td>"
                 f"<td style='text-align:left'>{html.escape(row.value)}</td><td style='text-align:left'>{remedy}</td></tr>"
             )
         head = "<tr><th>项目</th><th>状态</th><th>结果</th><th>怎么办</th></tr>"
@@ -170,8 +170,8 @@ def _packages() -> list[Row]:
 
 
 def _vllm() -> list[Row]:
-    if found := find_vllm():
-        python, have = found
+    if here := find_vllm():
+        python, have = here
         folder = next((part for part in python.parts if part.startswith(".venv")), "这个 Python")
         return [Row("vllm", "ok", f"{have}，在 {folder} 里")]
     lost = "没有找到 vLLM；第 11 课里用到它的几格会说明并跳过"
@@ -206,7 +206,7 @@ def _companions() -> list[Row]:
         return [Row("torchvision 冲突", "ok", "没有安装 torchvision 等，不会冲突")]
     remedy = f"python -m pip uninstall -y {' '.join(present)}"
     for name in present:
-        command = [sys.executable, "-c", f"import {name}"]
+        command = [sys.executable, "-P", "-c", f"import {name}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["没有说明原因"])[-1]
@@ -222,7 +222,7 @@ def _companions() -> list[Row]:
 
 
 def _cores() -> list[Row]:
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup("cpu.max").split()
     if len(quota) == 2 and quota[0] != "max":
         count = min(count, max(1, round(int(quota[0]) / int(quota[1]))))
@@ -311,9 +311,9 @@ def _cpu_bfloat16() -> str:
 
 def _compiler() -> list[Row]:
     names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    if found:
-        return [Row("C++ 编译器", "ok", Path(found).name)]
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler:
+        return [Row("C++ 编译器", "ok", Path(compiler).name)]
     remedy = "xcode-select --install" if sys.platform == "darwin" else "sudo apt-get install -y g++"
     return [Row("C++ 编译器", "warn", "没有找到；torch.compile 用不了，课程其余部分不受影响", remedy)]
 
@@ -342,9 +342,9 @@ def _shipped_model() -> list[Row]:
 
 def _fonts() -> list[Row]:
     folder = models.ASSETS / "fonts"
-    found = sorted(file.name for ending in ("otf", "ttf") for file in folder.glob(f"*.{ending}"))
-    if found:
-        return [Row("中文字体", "ok", "、".join(found))]
+    fonts = sorted(file.name for ending in ("otf", "ttf") for file in folder.glob(f"*.{ending}"))
+    if fonts:
+        return [Row("中文字体", "ok", "、".join(fonts))]
     return [
         Row(
             "中文字体",

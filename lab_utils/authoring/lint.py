@@ -16,10 +16,11 @@ from nbformat import NotebookNode
 
 from lab_utils import course
 from lab_utils.authoring import master
-from lab_utils.authoring.master import Cell, MasterError, Problem
+from lab_utils.authoring.master import Cell, Finding, MasterError
 from lab_utils.authoring.terms import TERMS
 
-Findings = Iterator[tuple[int, str]]
+Remarks = Iterator[tuple[int, str]]
+"""Cell number and message of each place that breaks a rule."""
 
 CARD_FIELDS = ("目标", "预计时间", "显存|内存", "难度", "前置")
 ENDING = ("小结", "思考题", "下一步")
@@ -56,23 +57,23 @@ _OPTION_WITH_VALUE = {
 }
 
 
-def lint(path: Path, lab: course.Lab) -> list[Problem]:
-    """The problems of one file of `lab`: its master (.py), or a built notebook (.ipynb).
+def lint(path: Path, lab: course.Lab) -> list[Finding]:
+    """The findings of one file of `lab`: its master (.py), or a built notebook (.ipynb).
 
-    Problems come in the order of the rules. A file that can't be read is one problem.
+    Problems come in the order of the rules. A file that can't be read is one finding.
     """
     name = f"{path.parent.name}/{path.name}"
     try:
         nb = master.load(path) if path.suffix == ".ipynb" else None
         cells = master.cells_of(nb) if nb else master.read(lab)
     except MasterError as error:
-        return [Problem(name, "unreadable", 0, str(error))]
-    findings = [(code, *finding) for code, rule in RULES.items() for finding in rule(cells, lab)]
+        return [Finding(name, "unreadable", 0, str(error))]
+    remarks = [(code, *remark) for code, rule in RULES.items() for remark in rule(cells, lab)]
     if nb is not None and path.parent.name == "labs":
-        findings += [("output", *finding) for finding in _stored_outputs(nb)]
+        remarks += [("output", *remark) for remark in _stored_outputs(nb)]
     elif nb is not None:
-        findings += [("absolute-path", *finding) for finding in _paths_in_outputs(nb)]
-    return [Problem(name, code, number, message) for code, number, message in findings]
+        remarks += [("absolute-path", *remark) for remark in _paths_in_outputs(nb)]
+    return [Finding(name, code, number, message) for code, number, message in remarks]
 
 
 def _code(cells: list[Cell]) -> Iterator[tuple[int, Cell]]:
@@ -100,7 +101,7 @@ def _shell(cell: Cell) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def _card(cells: list[Cell], lab: course.Lab) -> Findings:
+def _card(cells: list[Cell], lab: course.Lab) -> Remarks:
     text = cells[0].source if cells and cells[0].kind == "markdown" else ""
     if master.CARD in text:
         text = text.replace(master.CARD, course.card(lab.number))
@@ -109,7 +110,7 @@ def _card(cells: list[Cell], lab: course.Lab) -> Findings:
         yield 1, f"开头的卡片 (card) 不完整，缺 {'、'.join(missing)}；第一格写上 {master.CARD}"
 
 
-def _ending(cells: list[Cell], lab: course.Lab) -> Findings:
+def _ending(cells: list[Cell], lab: course.Lab) -> Remarks:
     prose = [_FENCE.sub("", cell.source) for cell in cells if cell.kind == "markdown"]
     headings = [heading for text in prose for heading in _HEADING.findall(text)][-len(ENDING) :]
     complete = len(headings) == len(ENDING) and all(
@@ -119,7 +120,7 @@ def _ending(cells: list[Cell], lab: course.Lab) -> Findings:
         yield len(cells), f"要以 {' / '.join(ENDING)} 三个标题结束，其后没有代码；最后的标题是 {headings}"
 
 
-def _syntax(cells: list[Cell], lab: course.Lab) -> Findings:
+def _syntax(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         try:
             ast.parse(_python(cell))
@@ -127,7 +128,7 @@ def _syntax(cells: list[Cell], lab: course.Lab) -> Findings:
             yield number, f"语法错误 (syntax error)：第 {error.lineno} 行 {error.msg}"
 
 
-def _background(cells: list[Cell], lab: course.Lab) -> Findings:
+def _background(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         for line in _shell(cell):
             lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -139,14 +140,14 @@ def _background(cells: list[Cell], lab: course.Lab) -> Findings:
                 yield number, f"不要在后台运行 (cmd &)：{line.strip()}"
 
 
-def _blocking(cells: list[Cell], lab: course.Lab) -> Findings:
+def _blocking(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         for line in _shell(cell):
             if _BLOCKING.search(line):
                 yield number, f"这条命令不会结束 (blocking server)，会卡住内核：{line.strip()}"
 
 
-def _install(cells: list[Cell], lab: course.Lab) -> Findings:
+def _install(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         lines = _shell(cell) + [line for line in cell.source.split("\n") if line.lstrip().startswith("%")]
         for line in lines:
@@ -166,7 +167,7 @@ def _pinned(arguments: str) -> bool:
     return pinned
 
 
-def _prose(cells: list[Cell], lab: course.Lab) -> Findings:
+def _prose(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         tree = _tree(cell)
         if tree is None:
@@ -203,26 +204,26 @@ def _comment_runs(cell: Cell) -> list[list[str]]:
     return runs
 
 
-def _absolute_path(cells: list[Cell], lab: course.Lab) -> Findings:
+def _absolute_path(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in enumerate(cells, 1):
         if match := _ABSOLUTE.search(cell.source):
             yield number, f"绝对路径 (absolute path) 换一台机器就不存在：{_around(cell.source, match)}"
 
 
-def _checkpoint(cells: list[Cell], lab: course.Lab) -> Findings:
+def _checkpoint(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         if match := _RUN_FOLDER.search(cell.source):
             yield number, f"写死的运行目录 {match[0]}；用 lab_utils.swift 找检查点 (checkpoint)"
 
 
-def _long_cell(cells: list[Cell], lab: course.Lab) -> Findings:
+def _long_cell(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         lines = sum(line.strip() not in master.MARKERS for line in cell.source.split("\n"))
         if lines > MAX_LINES:
             yield number, f"{lines} 行，超过 {MAX_LINES} 行；拆开，或把一部分放进 lab_utils"
 
 
-def _term(cells: list[Cell], lab: course.Lab) -> Findings:
+def _term(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in enumerate(cells, 1):
         for term in TERMS:
             for pattern in term.rejected:
@@ -233,7 +234,7 @@ def _term(cells: list[Cell], lab: course.Lab) -> Findings:
                     )
 
 
-def _exercise_check(cells: list[Cell], lab: course.Lab) -> Findings:
+def _exercise_check(cells: list[Cell], lab: course.Lab) -> Remarks:
     waiting: tuple[int, str] | None = None
     for number, cell in enumerate(cells, 1):
         if cell.exercise:
@@ -249,16 +250,16 @@ def _exercise_check(cells: list[Cell], lab: course.Lab) -> Findings:
         yield waiting[0], f"练习 {waiting[1]} 后面没有检查单元 (check cell)"
 
 
-def _points(cells: list[Cell], lab: course.Lab) -> Findings:
+def _points(cells: list[Cell], lab: course.Lab) -> Remarks:
     for kind in ("exercise", "check"):
         numbers = {getattr(cell, kind): number for number, cell in enumerate(cells, 1) if getattr(cell, kind)}
         for name in sorted(numbers.keys() - lab.points.keys()):
-            yield numbers[name], f"{kind} {name} 在课程清单 (course.LABS) 里没有分值 (points)"
+            yield numbers[name], f"{kind} {name} 在课程清单 (manifest.toml) 里没有分值 (points)"
         for name in sorted(lab.points.keys() - numbers.keys()):
-            yield 0, f"课程清单 (course.LABS) 里的练习 {name} 没有对应的 {kind} 单元"
+            yield 0, f"课程清单 (manifest.toml) 里的练习 {name} 没有对应的 {kind} 单元"
 
 
-def _disabled(cells: list[Cell], lab: course.Lab) -> Findings:
+def _disabled(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         for node in ast.walk(_tree(cell) or ast.Module([], [])):
             if (
@@ -269,20 +270,20 @@ def _disabled(cells: list[Cell], lab: course.Lab) -> Findings:
                 yield number, "永远不执行的代码 (if False)；删掉，或标成 optional"
 
 
-def _todo(cells: list[Cell], lab: course.Lab) -> Findings:
+def _todo(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in enumerate(cells, 1):
         if match := _UNFINISHED.search(cell.source):
             yield number, f"没写完的内容：{_around(cell.source, match)}"
 
 
-def _unexplained(cells: list[Cell], lab: course.Lab) -> Findings:
+def _unexplained(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, _ in _code(cells):
         before = cells[max(0, number - 1 - CODE_WITHOUT_PROSE) : number - 1]
         if not any(cell.kind == "markdown" for cell in before):
             yield number, f"前面 {CODE_WITHOUT_PROSE} 格里没有说明 (markdown)"
 
 
-def _semicolon(cells: list[Cell], lab: course.Lab) -> Findings:
+def _semicolon(cells: list[Cell], lab: course.Lab) -> Remarks:
     for number, cell in _code(cells):
         if cell.source.rstrip().endswith(";") and "volatile" not in cell.tags:
             yield number, "末尾的分号 (;) 在 nbval 里不起作用，输出会对不上；写成 _ = …，或标成 volatile"
@@ -294,13 +295,13 @@ def _around(text: str, match: re.Match) -> str:
     return text[begin : match.end() + 20].split("\n")[0]
 
 
-def _stored_outputs(nb: NotebookNode) -> Findings:
+def _stored_outputs(nb: NotebookNode) -> Remarks:
     for number, cell in enumerate(nb.cells, 1):
         if cell.cell_type == "code" and (cell.outputs or cell.execution_count is not None):
             yield number, "学生版里存着输出 (output)；重新 labs build"
 
 
-def _paths_in_outputs(nb: NotebookNode) -> Findings:
+def _paths_in_outputs(nb: NotebookNode) -> Remarks:
     for number, cell in enumerate(nb.cells, 1):
         for output in cell.get("outputs", []):
             data = {

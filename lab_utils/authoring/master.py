@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab_utils import course
+from lab_utils.errors import InvalidValue, nearest
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -52,12 +53,12 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}")
 _KEYS = {"exercise", "check", "name", "tags"}
 
 
-class MasterError(ValueError):
-    """A master that no notebook can be made from. The message says where and what to do."""
+class MasterError(InvalidValue):
+    """A master that no notebook can be made from."""
 
 
 @dataclass(frozen=True)
-class Problem:
+class Finding:
     """What is wrong with a notebook or master. `cell` counts from 1; 0 is the whole file."""
 
     notebook: str
@@ -100,20 +101,21 @@ def read(lab: course.Lab) -> list[Cell]:
 
     path = master_path(lab)
     if not path.is_file():
-        raise MasterError(f"找不到母版 (master) solutions/{path.name}")
+        raise MasterError(f"找不到母版 (master) solutions/{path.name}", "请写一份，或检查编号")
     nodes = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent").cells
     cells: list[Cell] = []
     for number, node in enumerate(nodes, 1):
         try:
             cells.append(_cell(lab, node))
         except MasterError as error:
-            raise MasterError(f"solutions/{path.name} 第 {number} 格：{error}") from None
+            raise MasterError(error.what, error.remedy, f"solutions/{path.name} 第 {number} 格") from None
     seen: dict[str, int] = {}
     for number, cell in enumerate(cells, 1):
         if cell.id in seen:
             raise MasterError(
-                f"solutions/{path.name} 第 {number} 格与第 {seen[cell.id]} 格同名或内容相同；"
-                '在其中一格的标题行写 name="…" 加以区分'
+                f"与第 {seen[cell.id]} 格同名或内容相同",
+                '在其中一格的标题行写 name="…" 加以区分',
+                f"solutions/{path.name} 第 {number} 格",
             )
         seen[cell.id] = number
     return cells
@@ -122,21 +124,25 @@ def read(lab: course.Lab) -> list[Cell]:
 def _cell(lab: course.Lab, node: "NotebookNode") -> Cell:
     meta = {k: v for k, v in node.metadata.items() if k not in ("lines_to_next_cell", "cell_marker")}
     if node.cell_type not in ("markdown", "code"):
-        raise MasterError(f"不支持 {node.cell_type} 单元")
+        raise MasterError(f"不支持 {node.cell_type} 单元", "改成 markdown 或代码单元")
     if unknown := sorted(set(meta) - _KEYS):
         raise MasterError(
-            f"标题行 (cell header) 里有不认识的键 {', '.join(unknown)}；可用的是 {', '.join(sorted(_KEYS))}"
+            f"标题行 (cell header) 里有不认识的键 {'、'.join(unknown)}",
+            f"{nearest(unknown[0], _KEYS)}可用的是：{'、'.join(sorted(_KEYS))}",
         )
     tags = meta.get("tags", [])
     if unknown := sorted(set(tags) - set(TAGS)):
-        raise MasterError(f"不认识的标签 (tag) {', '.join(unknown)}；可用的是 {', '.join(TAGS)}")
+        raise MasterError(
+            f"不认识的标签 (tag) {'、'.join(unknown)}",
+            f"{nearest(unknown[0], TAGS)}可用的是：{'、'.join(TAGS)}",
+        )
     names = {key: str(meta[key]) for key in ("exercise", "check", "name") if key in meta}
     if len(names) > 1:
-        raise MasterError("exercise、check、name 只能写一个")
+        raise MasterError("exercise、check、name 只能写一个", "去掉多余的")
     for key, name in names.items():
         if not _NAME.fullmatch(name):
             raise MasterError(
-                f'{key}="{name}" 不是合法的名字：字母开头，只含字母、数字、下划线和连字符，至多 50 个字符'
+                f'{key}="{name}" 不是合法的名字', "字母开头，只含字母、数字、下划线和连字符，至多 50 个字符"
             )
     source = node.source.rstrip("\n")
     _check_regions(node.cell_type, source, names)
@@ -151,17 +157,19 @@ def _cell(lab: course.Lab, node: "NotebookNode") -> Cell:
 def _check_regions(kind: str, source: str, names: dict[str, str]) -> None:
     """Raise MasterError unless the nbgrader regions are closed, not nested, and in the right cell."""
     if kind == "markdown" and ("exercise" in names or "check" in names):
-        raise MasterError("练习 (exercise) 和检查 (check) 必须是代码单元")
+        raise MasterError("练习 (exercise) 和检查 (check) 必须是代码单元", "去掉标题行里的 [markdown]")
     markers = [line.strip() for line in source.split("\n") if line.strip() in MARKERS]
     for begin, end in zip(markers[::2], [*markers[1::2], ""], strict=False):
         if (begin, end) not in ((BEGIN_SOLUTION, END_SOLUTION), (BEGIN_HIDDEN, END_HIDDEN)):
-            raise MasterError(f"{begin} 与 {end or '结尾'} 不成对 (BEGIN/END)")
+            raise MasterError(f"{begin} 与 {end or '结尾'} 不成对 (BEGIN/END)", "补上缺的那一行")
     if ("exercise" in names) != (BEGIN_SOLUTION in markers):
-        raise MasterError(f'{BEGIN_SOLUTION} 只能、也必须写在 exercise="…" 的单元里')
+        raise MasterError(
+            f'{BEGIN_SOLUTION} 只能、也必须写在 exercise="…" 的单元里', "改标题行，或移动答案区"
+        )
     if markers.count(BEGIN_SOLUTION) > 1:
-        raise MasterError("一个练习 (exercise) 只能有一处答案区 (solution region)")
+        raise MasterError("一个练习 (exercise) 只能有一处答案区 (solution region)", "拆成两个练习")
     if BEGIN_HIDDEN in markers and "check" not in names:
-        raise MasterError(f'{BEGIN_HIDDEN} 只能写在 check="…" 的单元里')
+        raise MasterError(f'{BEGIN_HIDDEN} 只能写在 check="…" 的单元里', "移到检查单元")
 
 
 def student_source(cell: Cell) -> str:
@@ -236,13 +244,15 @@ def _metadata(lab: course.Lab, cell: Cell, student: bool) -> dict:
         }
     if cell.check:
         if cell.check not in lab.points:
-            raise MasterError(f"练习 {cell.check} 在课程清单 (course.LABS) 里没有分值 (points)")
+            raise MasterError(
+                f"练习 {cell.check} 在课程清单 (manifest.toml) 里没有分值 (points)", "在清单里写上"
+            )
         meta["nbgrader"]["points"] = lab.points[cell.check]
     return meta
 
 
 def cells_of(nb: "NotebookNode") -> list[Cell]:
-    """The cells of a built notebook, exercises and checks recognised by their nbgrader metadata."""
+    """The cells of a built notebook, exercises and checks recognized by their nbgrader metadata."""
     cells = []
     for node in nb.cells:
         grader = node.metadata.get("nbgrader", {})
@@ -269,7 +279,8 @@ def load(path: Path) -> "NotebookNode":
         nbformat.validate(nb)
     except Exception as error:  # nbformat passes on whatever its JSON and schema libraries raise
         first = str(error).split("\n")[0]
-        raise MasterError(f"{path.parent.name}/{path.name} 不是合法的笔记本 (notebook)：{first}") from error
+        where = f"{path.parent.name}/{path.name}"
+        raise MasterError(f"不是合法的笔记本 (notebook)：{first}", "请重新 labs build", where) from error
     return nb
 
 

@@ -17,6 +17,7 @@ from lab_utils.files import write_atomic
 
 if TYPE_CHECKING:
     import psutil
+    from nbclient import NotebookClient
     from nbformat import NotebookNode
 
 CELL_TIMEOUT = 900  # seconds
@@ -30,7 +31,10 @@ def _print(text: str) -> None:
 
 
 class CellFailed(RuntimeError):
-    """A notebook stopped at a cell. The message holds the cell and the end of its traceback."""
+    """A notebook stopped at a cell. The message holds the cell and the end of its traceback.
+
+    Not an error of the course's form: that a cell failed is a bug of the notebook.
+    """
 
 
 class TreeMemory:
@@ -187,7 +191,7 @@ def execute(
         on_cell_executed=progress.end,
     )
     if memory:
-        client.on_notebook_start = lambda notebook: memory.watch(client.km.provisioner.pid)
+        client.on_notebook_start = lambda notebook: memory.watch(_kernel_pid(client))
     try:
         client.execute(env=_kernel_env(figures))
     except (CellControlSignal, DeadKernelError) as error:
@@ -196,6 +200,12 @@ def execute(
         if memory:
             memory.stop()
     nb.metadata = type(nb)(master.NOTEBOOK_METADATA)
+
+
+def _kernel_pid(client: "NotebookClient") -> int:
+    """The kernel's process id; the client has started it."""
+    assert client.km is not None and client.km.provisioner is not None
+    return client.km.provisioner.pid  # type: ignore[attr-defined]  # the local provisioner has one
 
 
 def _kernel_env(figures: Path | None) -> dict[str, str]:

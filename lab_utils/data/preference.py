@@ -99,14 +99,14 @@ def leaks(
     seen: dict[str, int] = {}
     for line, row in _numbered(train)[1]:
         seen.setdefault(_key(row, key, "train", line), line)
-    found = []
+    problems = []
     for line, row in _numbered(test)[1]:
         value = _key(row, key, "test", line)
         if value in seen:
             shown = value if len(value) <= 40 else value[:40] + "…"
             wrong = f"{shown} 也在训练集第 {seen[value]} 行 (train/test leak)"
-            found.append(DataProblem(line, key, wrong, "从其中一个文件里删掉，先分题目再造数据"))
-    return found
+            problems.append(DataProblem(line, key, wrong, "从其中一个文件里删掉，先分题目再造数据"))
+    return problems
 
 
 def to_swift(rows: Sequence[dict]) -> list[dict]:

@@ -104,8 +104,8 @@ def parity(
     chats = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
     left, right = (_candidate(side, dtype) for side in (a, b))
     ids = [[side.prompt_ids(chat) for chat in chats] for side in (left, right)]
-    probabilities = [side.next_logprobs(own) for side, own in zip((left, right), ids, strict=True)]
-    texts = [side.greedy(own, max_new_tokens) for side, own in zip((left, right), ids, strict=True)]
+    probabilities = [side.next_logprobs(batch) for side, batch in zip((left, right), ids, strict=True)]
+    texts = [side.greedy(batch, max_new_tokens) for side, batch in zip((left, right), ids, strict=True)]
     wrong = _prompt_difference(*ids)
     worst = None
     if None not in probabilities:

@@ -56,7 +56,8 @@ def to_gguf(folder: str | Path, file: str | Path, outtype: str = "f16") -> Path:
 def llama_cpp(file: str | Path) -> Iterator["LlamaCpp"]:
     """A candidate that runs a GGUF file in llama.cpp, in this process, until the block is left.
 
-    `file`: the GGUF file, or a folder with one. Raises NotFound when there is none, Unavailable when llama.cpp isn't installed or can't load the file.
+    `file`: the GGUF file, or a folder with one. Raises NotFound when there is none, Unavailable when
+    llama.cpp isn't installed or can't load the file.
     """
     file = _only_gguf(Path(file))
     if find_spec("xllamacpp") is None:

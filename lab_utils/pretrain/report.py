@@ -7,6 +7,7 @@ from pathlib import Path
 from lab_utils import verse
 from lab_utils.evaluation.intervals import Interval, bootstrap
 from lab_utils.evaluation.verse_exam import held_out_questions
+from lab_utils.files import write_atomic
 from lab_utils.models.generation import chat_prompt, complete
 
 SAMPLES = 200
@@ -63,14 +64,12 @@ def measure(model, tokenizer, parts, dropped: dict[str, int]) -> dict:
 
 def write(figures: dict, log: Path, counts: dict, parameters: int, folder: Path, card: Path) -> None:
     """Write `figures.json` and the loss curve to `folder`, and the model card to `card`."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    (folder / "log.jsonl").write_text(log.read_text())
-    (folder / "figures.json").write_text(
-        json.dumps(figures | {"corpus": counts}, ensure_ascii=False, indent=1) + "\n"
-    )
+    write_atomic(folder / "log.jsonl", log.read_text())
+    known = json.dumps(figures | {"corpus": counts}, ensure_ascii=False, indent=1)
+    write_atomic(folder / "figures.json", known + "\n")
     _draw(rows, folder / "training.png")
-    card.write_text(_card(figures, rows, counts, parameters), encoding="utf-8")
+    write_atomic(card, _card(figures, rows, counts, parameters))
 
 
 def _figures(interval: Interval) -> dict:
@@ -107,17 +106,35 @@ def _rate(figure: dict) -> str:
     return f"{figure['value']:.1%} [{figure['low']:.1%}, {figure['high']:.1%}], n={figure['n']}"
 
 
+def _front() -> str:
+    """The card's front matter."""
+    from huggingface_hub import ModelCardData
+
+    facts = ModelCardData(
+        license="apache-2.0", language="zh", library_name="transformers", pipeline_tag="text-generation"
+    )
+    return f"---\n{facts.to_yaml()}\n---\n"
+
+
+def _measured(figures: dict) -> str:
+    """The card's table of what was measured."""
+    return f"""| | |
+| --- | --- |
+| Given a title, exactly one of the four forms, and stopped | {_rate(figures["one_of_four_forms"])} |
+| Quatrains that rhyme (chance: {figures["rhyme_by_chance"]:.1%}; human verse, all readings allowed: {figures["rhyme_of_human_verse"]:.1%}) | {_rate(figures["quatrain_rhyme"])} |
+| All poems of a right form that rhyme | {_rate(figures["rhyme"])} |
+| Characters that already occurred in the poem | {figures["repeated_characters"]:.1%} |
+| Poems with a repeated line, or a character three times in a line | {figures["poems_with_repeated_lines_or_characters"]:.1%} |
+| Lines found word for word in the corpus | {figures["lines_found_in_corpus"]:.1%} |
+| Asked in chat for a poem of a form: has that form (greedy) | {_rate(figures["instruction_form_pass"])} |
+"""
+
+
 def _card(figures: dict, rows: list[dict], counts: dict, parameters: int) -> str:
     samples = "\n\n".join(f"《{s['theme']}》\n```\n{s['text']}\n```" for s in figures["samples"][:4])
     last = rows[-1]
     forms = ", ".join(f"{name} {counts[name]:,}" for name in verse.FORMS)
-    return f"""---
-license: apache-2.0
-language: zh
-library_name: transformers
-pipeline_tag: text-generation
----
-# xiaoshi-base 小诗
+    return f"""{_front()}# xiaoshi-base 小诗
 
 A small base model that writes classical Chinese verse, made for teaching: small enough to fine-tune on two
 CPU cores in minutes, and every effect of fine-tuning on it can be verified by a program. Not for other use.
@@ -131,7 +148,7 @@ CPU cores in minutes, and every effect of fine-tuning on it can be verified by a
 | Training | {last["step"]:,} steps, {last["epoch"]:.2f} epochs, Muon and AdamW, bfloat16 autocast on two CPU cores |
 | Held-out loss | {last["held_out_loss"]:.3f} nats per token |
 | Weights | stored in bfloat16, loaded in float32 |
-| Licence | Apache-2.0 |
+| License | Apache-2.0 |
 
 Made by `python -m lab_utils.pretrain`; the recipe is in `lab_utils/pretrain/`, the log and the figures in
 `lab_utils/pretrain/report/`.
@@ -140,16 +157,7 @@ Made by `python -m lab_utils.pretrain`; the recipe is in `lab_utils/pretrain/`, 
 
 On {SAMPLES} themes that no training poem has as its title, temperature 0.8, top_p 0.95; 95 % intervals.
 
-| | |
-| --- | --- |
-| Given a title, exactly one of the four forms, and stopped | {_rate(figures["one_of_four_forms"])} |
-| Quatrains that rhyme (chance: {figures["rhyme_by_chance"]:.1%}; human verse, all readings allowed: {figures["rhyme_of_human_verse"]:.1%}) | {_rate(figures["quatrain_rhyme"])} |
-| All poems of a right form that rhyme | {_rate(figures["rhyme"])} |
-| Characters that already occurred in the poem | {figures["repeated_characters"]:.1%} |
-| Poems with a repeated line, or a character three times in a line | {figures["poems_with_repeated_lines_or_characters"]:.1%} |
-| Lines found word for word in the corpus | {figures["lines_found_in_corpus"]:.1%} |
-| Asked in chat for a poem of a form: has that form (greedy) | {_rate(figures["instruction_form_pass"])} |
-
+{_measured(figures)}
 ## Samples
 
 {samples}

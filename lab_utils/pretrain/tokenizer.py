@@ -50,7 +50,9 @@ def common_characters(texts: list[str], least: int) -> list[str]:
 def merges_for(characters: list[str]) -> list[tuple[str, str]]:
     """Merge rules that make each of `characters`, and each role name, one token."""
     symbols = byte_symbols()
-    prefixes, wholes, words = {}, {}, {}
+    prefixes: dict[tuple[str, str], None] = {}
+    wholes: dict[tuple[str, str], None] = {}
+    words: dict[tuple[str, str], None] = {}
     for char in characters:
         first, *rest = (symbols[b] for b in char.encode())
         for i, symbol in enumerate(rest, 1):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from lab_utils.files import atomic_file
 from lab_utils.verse import RHYME_GROUPS, rhyme_groups
 
 
@@ -62,11 +63,11 @@ def pack(docs: list[list[int]], length: int, pad_id: int, seed: int = 0) -> Pack
         room = next((r for r in range(len(doc), length + 1) if open_rows[r]), None)
         if room is None:
             rows.append([])
-            row, room = len(rows) - 1, length
+            place, room = len(rows) - 1, length
         else:
-            row = open_rows[room].pop(rng.randrange(len(open_rows[room])))
-        rows[row].append(doc)
-        open_rows[room - len(doc)].append(row)
+            place = open_rows[room].pop(rng.randrange(len(open_rows[room])))
+        rows[place].append(doc)
+        open_rows[room - len(doc)].append(place)
     rng.shuffle(rows)
     ids = np.full((len(rows), length), pad_id, dtype=np.int64)
     segment = np.zeros((len(rows), length), dtype=np.int64)
@@ -80,7 +81,7 @@ def pack(docs: list[list[int]], length: int, pad_id: int, seed: int = 0) -> Pack
 
 
 def make_model(settings: Settings, vocab_size: int, tokenizer: PreTrainedTokenizerBase):
-    """A randomly initialised Qwen3 with tied embeddings."""
+    """A randomly initialized Qwen3 with tied embeddings."""
     config = Qwen3Config(
         vocab_size=vocab_size,
         hidden_size=settings.hidden_size,
@@ -153,12 +154,9 @@ def rhyme_mass(model, tokenizer, poems: list, batch: int = 64) -> float:
 
 def evaluate(model, packs: Packs, stop_id: int, rows: int = 32) -> float:
     """Plain loss on `packs`, nats per token."""
-    losses = []
+    parts = [slice(start, start + rows) for start in range(0, len(packs.ids), rows)]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for i in range(0, len(packs.ids), rows):
-            losses.append(
-                weighted_loss(model, packs.ids[i : i + rows], packs.segment[i : i + rows], stop_id, 1.0)[1]
-            )
+        losses = [weighted_loss(model, packs.ids[p], packs.segment[p], stop_id, 1.0)[1] for p in parts]
     return torch.stack(losses).mean().item()
 
 
@@ -192,39 +190,27 @@ def train(
     model = make_model(settings, len(tokenizer), tokenizer)
     optimizers = _optimizers(model, settings)
     steps = int(settings.epochs * len(packs.ids) / settings.batch_rows)
-    log, state = folder / "log.jsonl", folder / "state.pt"
-    first = 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        model.load_state_dict(saved["model"])
-        for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
-        first = saved["step"]
+    state = folder / "state.pt"
+    first = _resume(state, model, optimizers)
     print(
         f"{model.num_parameters():,} parameters, {packs.ids.numel():,} tokens, steps {first}-{steps}",
         flush=True,
     )
     loss_of = torch.compile(weighted_loss)
     order = _order(len(packs.ids), settings, steps)
-    began, seen, running = time.time(), 0, None
+    began, seen, running = time.time(), 0, math.nan
     for step in range(first, steps):
-        factor = learning_rate_factor(step, steps, settings)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * factor
         rows = order[step * settings.batch_rows : (step + 1) * settings.batch_rows]
         with torch.autocast("cpu", torch.bfloat16):
             loss, plain = loss_of(model, packs.ids[rows], packs.segment[rows], stop, settings.rhyme_weight)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        _update(model, optimizers, learning_rate_factor(step, steps, settings))
         seen += rows.numel() * settings.pack_length
-        running = plain.item() if running is None else 0.98 * running + 0.02 * plain.item()
+        running = plain.item() if step == first else 0.98 * running + 0.02 * plain.item()
         if not math.isfinite(running):
             raise RuntimeError(f"loss is {running} at step {step}; lower muon_lr or adamw_lr")
         done = step + 1
+        speed = seen / (time.time() - began)
         if done % 500 == 0 or done == steps:
             row = {
                 "step": done,
@@ -232,24 +218,46 @@ def train(
                 "train_loss": round(running, 4),
                 "held_out_loss": round(evaluate(model, held, stop), 4),
                 "rhyme_mass": round(rhyme_mass(model, tokenizer, quatrains), 4),
-                "tokens_per_second": round(seen / (time.time() - began)),
+                "tokens_per_second": round(speed),
             }
-            with log.open("a") as out:
-                out.write(json.dumps(row) + "\n")
-            print(row, flush=True)
-            values = [optimizer.state_dict() for optimizer in optimizers]
-            torch.save(
-                {"model": model.state_dict(), "optimizers": values, "step": done}, folder / "state.tmp"
-            )
-            (folder / "state.tmp").replace(state)
+            _keep(state, row, model, optimizers)
         elif done % 50 == 0:
-            print(
-                f"{done}/{steps} loss {running:.4f} {seen / (time.time() - began):.0f} tokens/s", flush=True
-            )
+            print(f"{done}/{steps} loss {running:.4f} {speed:.0f} tokens/s", flush=True)
         if time.time() - began > minutes * 60:
             break
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     return save(model, tokenizer, folder / "model")
+
+
+def _resume(state: Path, model, optimizers: list[torch.optim.Optimizer]) -> int:
+    """Put model and optimizers into a saved state, if there is one; the step to go on with."""
+    if not state.exists():
+        return 0
+    saved = torch.load(state, weights_only=True)
+    model.load_state_dict(saved["model"])
+    for optimizer, values in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(values)
+    return saved["step"]
+
+
+def _update(model, optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """One step of the optimizers at `factor` of their learning rates, gradients clipped to norm 1."""
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _keep(state: Path, row: dict, model, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Append `row` to the log beside `state`, and save the training as it stands to `state`."""
+    with state.with_name("log.jsonl").open("a") as log:
+        log.write(json.dumps(row) + "\n")
+    print(row, flush=True)
+    values = [optimizer.state_dict() for optimizer in optimizers]
+    with atomic_file(state) as made:
+        torch.save({"model": model.state_dict(), "optimizers": values, "step": row["step"]}, made)
 
 
 def save(model, tokenizer, folder: Path) -> Path:
@@ -271,7 +279,7 @@ def save(model, tokenizer, folder: Path) -> Path:
 
 def _encode(tokenizer, docs: list[str], settings: Settings, end: int) -> Packs:
     encoded = tokenizer(docs, add_special_tokens=False).input_ids
-    return pack([ids + [end] for ids in encoded], settings.pack_length, end, settings.seed)
+    return pack([[*ids, end] for ids in encoded], settings.pack_length, end, settings.seed)
 
 
 def _optimizers(model, settings: Settings) -> list[torch.optim.Optimizer]:

@@ -32,7 +32,7 @@ def _nbval(notebook: Path, root: Path) -> subprocess.CompletedProcess:
         notebook.name,
     ]
     return subprocess.run(
-        command + ["-p", "no:cacheprovider"],
+        [*command, "-p", "no:cacheprovider"],
         cwd=notebook.parent,
         env=dict(os.environ, LAB_ROOT=str(root), LAB_HEADLESS="1"),
         capture_output=True,
@@ -52,6 +52,7 @@ def elsewhere(lab, edit, tmp_path) -> Path:
     return other
 
 
+@pytest.mark.slow
 def test_accepts_another_place_and_sees_a_changed_output(elsewhere):
     notebook = elsewhere / "solutions" / "90_mini.ipynb"
     accepted = _nbval(notebook, elsewhere)

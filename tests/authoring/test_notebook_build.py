@@ -136,9 +136,9 @@ def test_check_notices_moved_added_and_unexecuted_cells(built):
     assert codes(original.cells) == ["error-output"]
 
 
-def _normalised(*outputs, tags=()):
+def _normalized(*outputs, tags=()):
     nb = new_notebook(cells=[new_code_cell("x", metadata={"tags": list(tags)}, outputs=list(outputs))])
-    build.normalise(nb)
+    build.normalize(nb)
     return nb.cells[0].outputs
 
 
@@ -147,21 +147,21 @@ def test_machine_paths_leave_the_outputs(lab, monkeypatch):
     root = course.root()
     text = f"{root}/build/x and {root}-not, ~ /home/someone/.cache /home/someone2\n"
     assert (
-        _normalised(new_output("stream", text=text))[0].text
+        _normalized(new_output("stream", text=text))[0].text
         == f"…/build/x and {root}-not, ~ ~/.cache /home/someone2\n"
     )
     data = {"text/html": f"<b>{root}</b>", "application/json": {"at": [f"{root}/a"]}, "image/png": "aGk="}
-    (output,) = _normalised(new_output("display_data", data=data))
+    (output,) = _normalized(new_output("display_data", data=data))
     assert output.data == {"text/html": "<b>…</b>", "application/json": {"at": ["…/a"]}, "image/png": "aGk="}
     error = new_output(
         "error", ename="E", evalue=f"{root}/e", traceback=["File /tmp/ipykernel_1/23.py:1, <f at 0x7f01ab>"]
     )
-    (output,) = _normalised(error)
+    (output,) = _normalized(error)
     assert (output.evalue, output.traceback) == ("…/e", ["File <cell>:1, <f at 0x…>"])
 
 
 def test_streams_are_joined_and_overwritten_text_goes(lab):
-    outputs = _normalised(
+    outputs = _normalized(
         new_output("stream", name="stderr", text="10%|#\r 50%|##\r"),
         new_output("stream", name="stderr", text="100%|####\nwarning\n"),
         new_output("stream", text="\n"),
@@ -171,16 +171,16 @@ def test_streams_are_joined_and_overwritten_text_goes(lab):
 
 def test_progress_bars_leave_volatile_cells_only(lab):
     bar, warning = "100%|####| 3/3 [00:01]\n", "warning\n"
-    (output,) = _normalised(new_output("stream", name="stderr", text=bar + warning), tags=["volatile"])
+    (output,) = _normalized(new_output("stream", name="stderr", text=bar + warning), tags=["volatile"])
     assert output.text == warning
-    assert _normalised(new_output("stream", name="stderr", text=bar), tags=["volatile"]) == []
-    (output,) = _normalised(new_output("stream", name="stderr", text=bar))
+    assert _normalized(new_output("stream", name="stderr", text=bar), tags=["volatile"]) == []
+    (output,) = _normalized(new_output("stream", name="stderr", text=bar))
     assert output.text == bar
 
 
 def test_widget_views_without_state_are_not_stored(lab):
     view = "application/vnd.jupyter.widget-view+json"
-    (output,) = _normalised(
+    (output,) = _normalized(
         new_output("display_data", data={view: {"model_id": "a"}, "text/plain": "IntSlider()"})
     )
     assert output.data == {"text/plain": "IntSlider()"}
@@ -188,5 +188,5 @@ def test_widget_views_without_state_are_not_stored(lab):
 
 def test_normalising_twice_changes_nothing_more(lab):
     outputs = [new_output("stream", text=f"{course.root()} 0x7fffab12 a\rb\n")]
-    once = _normalised(*outputs)
-    assert _normalised(*map(nbformat.from_dict, once)) == once
+    once = _normalized(*outputs)
+    assert _normalized(*map(nbformat.from_dict, once)) == once

@@ -65,7 +65,7 @@ def test_there_are_data_sets():
     assert {"classical_modern", "medical_qa", "movie_ratings"} <= set(NAMES)
 
 
-def test_card_says_who_what_and_under_which_licence(card):
+def test_card_says_who_what_and_under_which_license(card):
     meta = card.meta
     assert meta["name"] == card.folder.name
     assert meta["license"] == "Apache-2.0"

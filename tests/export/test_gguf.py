@@ -9,7 +9,6 @@ import pytest
 from lab_utils import export, models
 from lab_utils.export.convert_gguf import pre_tokenizer
 
-
 pytestmark = pytest.mark.slow
 
 

@@ -68,12 +68,11 @@ def test_packing_cuts_and_loses_nothing():
     rng = random.Random(0)
     docs = [[i + 1] * rng.randint(1, 20) for i in range(200)] + [[9_999] * 65]
     packs = train.pack(docs, 64, pad_id=0)
-    found = []
+    packed = []
     for ids, segment in zip(packs.ids, packs.segment, strict=True):
         assert ((segment == 0) == (ids == 0)).all()
-        for number in range(1, int(segment.max()) + 1):
-            found.append(ids[segment == number].tolist())
-    assert sorted(found) == sorted(docs[:-1])
+        packed += [ids[segment == number].tolist() for number in range(1, int(segment.max()) + 1)]
+    assert sorted(packed) == sorted(docs[:-1])
 
 
 def test_packed_loss_equals_each_document_alone(small):

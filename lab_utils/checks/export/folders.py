@@ -54,23 +54,22 @@ def _classifier(adapter=_is_adapter, model=_is_model, run=_is_run):
 
 
 def _draw_folder(rng: Random) -> tuple:
-    """A folder of some kind with a few files more that say nothing, in any order."""
+    """A folder, as often of one kind as of another, with a few files more that say nothing, in any order."""
     shards, step = rng.randint(2, 60), rng.randint(2, 9000)
     weights = [f"model-{i:05d}-of-{shards:05d}.safetensors" for i in range(1, shards + 1)]
-    names = rng.choice(
-        (
-            [*_ADAPTER, "trainer_state.json", "optimizer.pt"],
-            [*_ADAPTER, *_MODEL],
-            ["adapter_config.json", "optimizer.pt", "args.json"],
-            ["config.json", "tokenizer.json", "generation_config.json", *weights],
-            ["config.json", "tokenizer.json", "vocab.json"],
-            ["config.json", "tokenizer.json", f"{weights[0]}.part"],
-            ["config.json", *weights],
-            ["args.json", "logging.jsonl", f"checkpoint-{step}", "val_dataset.jsonl"],
-            ["args.json", "logging.jsonl", f"checkpoint-{step}-merged", f"old-checkpoint-{step}"],
-            ["args.json", "logging.jsonl", "images"],
-        )
+    run = ["args.json", "logging.jsonl"]
+    adapters = ([*_ADAPTER, "trainer_state.json", "optimizer.pt"], [*_ADAPTER, *_MODEL])
+    models = (_MODEL, [*_CONFIGS, "generation_config.json", *weights])
+    runs = ([*run, f"checkpoint-{step}"], [*run, "val_dataset.jsonl", f"checkpoint-{step}", "images"])
+    incomplete = (
+        [_ADAPTER[0], "optimizer.pt", "args.json"],
+        [*_CONFIGS, "vocab.json"],
+        [*_CONFIGS, f"{weights[0]}.part"],
+        ["config.json", *weights],
+        [*run, f"checkpoint-{step}-merged", f"old-checkpoint-{step}"],
+        [*run, "images"],
     )
+    names = rng.choice(rng.choice((adapters, models, runs, incomplete)))
     more = ["README.md", "merges.txt", "special_tokens_map.json", f"{rng.randrange(10**6)}.log"]
     names = [*names, *rng.sample(more, k=rng.randint(1, 3)), f"events.out.tfevents.{rng.randrange(10**9)}"]
     return (rng.sample(names, len(names)),)
