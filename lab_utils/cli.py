@@ -1,10 +1,8 @@
 """The `labs` command. Every command imports what it needs itself, so that `labs --help` is quick."""
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -189,15 +187,15 @@ def serve(
 
     from lab_utils import serving
 
-    adapter_submissions = {}
+    adapters = {}
     for pair in adapter or ():
         name, equals, folder = pair.partition("=")
         if not (name and equals and folder):
             _stop(f"--adapter 要写成 名字=文件夹，收到 {pair!r}")
-        adapter_submissions[name] = folder
+        adapters[name] = folder
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
     try:
-        with serving.serve(model, adapter_submissions, port=port) as server:
+        with serving.serve(model, adapters, port=port) as server:
             _introduce(server)
             code = server.wait()
     except KeyboardInterrupt:
@@ -230,6 +228,36 @@ def translate(
     typer.echo(str(translation))
 
 
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="隐藏用例的种子；不写就用上次的，第一次随机取一个，存在成绩文件夹的 .seed 里，不要公开"
+    ),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option(help="截止时间，带时区，如 2026-12-01T23:59+08:00；与 --late、--submitted 一起用"),
+]
+Late = Annotated[str | None, typer.Option(help="迟交怎样扣，如 10%/day；也可以是 /hour、/week")]
+Submitted = Annotated[Path | None, typer.Option(help="谁什么时候交的：CSV，student,lab,submitted")]
+Manual = Annotated[
+    Path | None, typer.Option(help="人工评的分：CSV，student,lab,question,points,max[,comment]")
+]
+Adapters = Annotated[
+    Path | None,
+    typer.Option(
+        "--adapters",
+        "--artefacts",
+        help="要交的适配器 (adapter)：CSV，lab,folder,points[,rank,targets,questions,full_rate]；"
+        "学生把叫 folder 的文件夹放在笔记本旁边，按它评分，不重新训练",
+    ),
+]
+Unsandboxed = Annotated[
+    bool,
+    typer.Option("--unsandboxed", help="危险：不用沙箱，学生的代码以你的身份运行，能读写你的文件、能上网"),
+]
+
+
 @app.command()
 def grade(
     submissions: Annotated[Path, typer.Argument(help="作业文件夹：每个学生一个文件夹或一个 zip")],
@@ -239,76 +267,34 @@ def grade(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="同时评几份")] = os.cpu_count() or 1,
     scheduler: Annotated[str | None, typer.Option(help="用这个 Dask 集群 (scheduler address)")] = None,
-    seed: Annotated[int, typer.Option(help="隐藏用例的种子；同一门课用同一个，分数才可比")] = 0,
-    deadline: Annotated[
-        str | None,
-        typer.Option(help="截止时间，带时区，如 2026-12-01T23:59+08:00；与 --late、--submitted 一起用"),
-    ] = None,
-    late: Annotated[str | None, typer.Option(help="迟交怎样扣，如 10%/day；也可以是 /hour、/week")] = None,
-    submitted: Annotated[Path | None, typer.Option(help="谁什么时候交的：CSV，student,lab,submitted")] = None,
-    manual: Annotated[
-        Path | None, typer.Option(help="人工评的分：CSV，student,lab,question,points,max[,comment]")
-    ] = None,
-    artefacts: Annotated[
-        Path | None,
-        typer.Option(
-            help="要交的适配器 (adapter)：CSV，lab,folder,points[,rank,targets,questions,full_rate]；"
-            "学生把叫 folder 的文件夹放在笔记本旁边，按它评分，不重新训练"
-        ),
-    ] = None,
-    unsandboxed: Annotated[
-        bool,
-        typer.Option(
-            "--unsandboxed", help="危险：不用沙箱，学生的代码以你的身份运行，能读写你的文件、能上网"
-        ),
-    ] = False,
+    seed: Seed = None,
+    deadline: Deadline = None,
+    late: Late = None,
+    submitted: Submitted = None,
+    manual: Manual = None,
+    adapters: Adapters = None,
+    unsandboxed: Unsandboxed = False,
 ) -> None:
     """评分 (grade)：在沙箱里运行学生的答案，写出 grades.csv、gradebook.db 和每个学生的结果。"""
-    from lab_utils.grading import adapter_submissions, batch, feedback, gradebook, policy, sandbox
+    from lab_utils.grading import console, policy
+    from lab_utils.grading import grade as grading
 
-    with _friendly(FileNotFoundError, KeyError, ValueError):
-        decided = policy.read(deadline, late, submitted, manual)
-        asked = policy.read_artefacts(artefacts) if artefacts else ()
     labs = tuple(_labs(lab)) if lab else None
-    asked = tuple(one for one in asked if labs is None or one.lab in {chosen.number for chosen in labs})
-    problem = "" if unsandboxed else sandbox.available()
-    if problem:
-        _stop(problem)
-    if unsandboxed:
-        typer.secho("⚠️  没有沙箱：学生的代码以你的身份运行 (unsandboxed)", fg="yellow", err=True)
-    with _friendly(FileNotFoundError, KeyError, ValueError):
-        hidden = (submissions.resolve(), out.resolve(), course.root())
-        settings = batch.Settings(seed, not unsandboxed, hidden)
-        planned = batch.plan(submissions, out, labs, settings, [one.lab for one in asked])
-        handed_in = adapter_submissions.find(submissions, out, asked) if asked else []
-    total = len(planned.rows) + len(planned.jobs)
-    typer.echo(f"{total} 份：{len(planned.jobs)} 份要运行，{planned.kept} 份沿用上次的结果")
-    if asked:
-        new = sum(one.judging is not None and one.judgement is None for one in handed_in)
-        there = sum(one.judging is not None for one in handed_in) - new
-        typer.echo(f"适配器 (adapter)：{new} 个要评，{there} 个沿用上次的结果")
     try:
-        with typer.progressbar(length=total + len(handed_in), label="评分 (grading)", file=sys.stderr) as bar:
-            for _ in adapter_submissions.judge(handed_in, workers):
-                bar.update(1)
-            decided = replace(decided, artefacts=adapter_submissions.entries(handed_in))
-            rows = batch.run(planned, workers, scheduler, lambda row: bar.update(1), decided.apply)
-        feedback.write_all(out, rows)
-        gradebook.write(out / "gradebook.db", rows)
-    except (sandbox.SandboxError, OSError, ValueError) as error:
-        typer.secho(f"❌ {error}\n已评的都保存了，再运行同一条命令会从断点继续。", fg="red", err=True)
+        decided = policy.read(deadline, late, submitted, manual)
+        requests = policy.read_adapters(adapters) if adapters else ()
+        if unsandboxed:
+            console.warn("没有沙箱：学生的代码以你的身份运行 (unsandboxed)")
+        options = grading.Options(labs, workers, scheduler, seed, decided, requests, not unsandboxed)
+        with console.Steps() as steps:
+            outcome = grading.grade_class(submissions, out, options, steps.start, steps.done)
+    except grading.GradingStopped as error:
+        typer.secho(f"❌ {console.printable(error)}", fg="red", err=True)
         raise typer.Exit(1) from None
-    for line in decided.unmatched(rows):
-        typer.secho(f"⚠️  --submitted 或 --manual 里的 {line} 没有对上任何作业", fg="yellow", err=True)
-    for number, students, how in adapter_submissions.copies(rows):
-        typer.secho(f"⚠️  实验 {number} 的适配器{how}：{'、'.join(students)}", fg="yellow", err=True)
-    failed = [(row, row["reason"]) for row in rows if row["status"] == "failed"]
-    failed += [(row, one["message"]) for row in rows for one in row["exercises"] if one["stage"] == "failed"]
-    for row, reason in failed:
-        typer.secho(f"❌ {row['student']} {row['lab']} {reason}", fg="red", err=True)
-    if failed:
+    except LabError as error:
+        _stop(console.printable(error))
+    if not console.report(outcome, out):
         raise typer.Exit(1)
-    typer.echo(f"✅ {out / 'grades.csv'}  {out / 'gradebook.db'}")
 
 
 @app.command("submit-check")
@@ -320,7 +306,7 @@ def submit_check(
     """交作业之前 (submit check)：评分程序读得懂吗？哪些练习还没有写？不运行代码。"""
     from lab_utils.grading import submit_check as checking
 
-    with _friendly(FileNotFoundError, KeyError, ValueError):
+    with _friendly():
         report = checking.examine(checking.find(notebook))
     typer.echo(str(report))
     if not report.ok:
@@ -335,10 +321,13 @@ def report(
     ] = None,
 ) -> None:
     """班级报告 (class report)：得分分布、最难的练习、常见的错误、雷同的答案，写成 DIR/report.html。"""
+    from lab_utils.grading import console
     from lab_utils.grading import report as reporting
 
-    with _friendly(FileNotFoundError, KeyError, ValueError):
+    try:
         typer.echo(f"✅ {reporting.write(out, submissions)}")
+    except LabError as error:
+        _stop(console.printable(error))
 
 
 @app.command("export-nbgrader")
@@ -349,7 +338,7 @@ def export_nbgrader(
     """导出 nbgrader 课程：source/、配置和数据，给自己运行 nbgrader 的学校。"""
     from lab_utils.grading import nbgrader_course
 
-    with _friendly(FileNotFoundError, KeyError, ValueError):
+    with _friendly():
         paths = nbgrader_course.export(folder, _labs(numbers))
     typer.echo(f"✅ {len(paths)} 个实验。用法写在 {folder / 'nbgrader_config.py'} 的开头。")
 

@@ -70,7 +70,7 @@ def resolve(lock: Path, inputs: list[str], preferred: Path) -> str:
     draft = lock.with_suffix(".draft")
     if preferred.exists():
         shutil.copy(preferred, draft)
-    command = [sys.executable, "-m", "uv", "pip", "compile", *inputs, "--output-file", str(draft)]
+    command = [sys.executable, "-P", "-m", "uv", "pip", "compile", *inputs, "--output-file", str(draft)]
     command += [
         "--universal",
         "--python-version=3.11",

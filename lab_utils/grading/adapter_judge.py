@@ -6,30 +6,32 @@ Weights are safetensors, never pickle. Of the config only plain numbers and name
 here. What is then run is the shipped base with numbers added to its weights: no code of the student's.
 """
 
-import errno
 import hashlib
 import json
 import math
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab_utils import models
+from lab_utils.grading.adapter_files import CONFIG, WEIGHTS, AdapterFault, read_files
+from lab_utils.grading.row import GRADED, REFUSED, Judgement
+from lab_utils.grading.text import clean
 from lab_utils.linear_layers import PEFT_PREFIX
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-LIMITS = {CONFIG: 64 * 2**10, WEIGHTS: 16 * 2**20}
-"""Bytes that each file may have; a rank-64 adapter of every linear layer in float32 takes 7.5 MB."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
 HEADER_LIMIT = 256 * 2**10
 """Bytes of a safetensors header; the shipped adapter's has 11 kB."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PROJECTIONS = 16
 SAME = 5e-3
 """Relative distance below which two projections are the same; half precision moves one by 0.002, noise of 1 % by 0.02."""
+ROUNDING = 1e-5
+"""Relative distance of two products B·A that are the same but for the rounding of float32."""
 DTYPES = ("float32", "float16", "bfloat16")
 UNSUPPORTED = (
     "use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern",
@@ -39,8 +41,22 @@ UNSUPPORTED = (
 """Fields of an adapter's config that must be empty: each would change what is computed."""
 
 
-class ArtefactError(ValueError):
-    """An adapter that can't be judged. The message, Chinese, says what is wrong with it and what to do."""
+Weights = dict[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What of an adapter's config decides over what it computes."""
+
+    rank: int
+    alpha: float
+    rslora: bool
+    targets: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """The factor of B·A."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True)
@@ -57,156 +73,100 @@ class Demand:
     """The share of questions passed that earns all points; below it points are in proportion."""
 
 
-def judge_adapter(folder: str | Path, demand: Demand | None = None, within: str | Path | None = None) -> dict:
-    """The judgement on an adapter folder as plain data; never raises for anything in the folder.
+def judge_adapter(
+    folder: str | Path, demand: Demand | None = None, within: str | Path | None = None
+) -> Judgement:
+    """The judgement on an adapter folder; never raises for anything in the folder.
 
-    Keys: `status` (graded or refused), `reason` (Chinese, one line), `share` of the points (0 to 1) and, when
-    graded: `rank`, `alpha`, `targets`, `sha256` (of the weights file: the same for copies), `shipped` (whether it is
-    the course's own adapter), `projection` (the same for what computes the same), `questions`, `passed`, `base_passed`, `low` and `high` (95 % interval of the paired
-    gain over the base). The same folder gives the same judgement: greedy decoding on fixed questions.
-
-    With `within`, no folder between it and `folder` may be a link either. Raises ValueError when `folder` is not
-    inside `within`, and what `models.load` raises when the shipped base itself is missing.
+    The same folder gives the same judgement: greedy decoding on fixed questions. With `within`, no folder between it
+    and `folder` may be a link either. Raises ValueError when `folder` is not inside `within`, and what `models.load`
+    raises when the shipped base itself is missing.
     """
     try:
         files = read_files(folder, within)
-    except ArtefactError as error:
+    except AdapterFault as error:
         return refusal(error)
     return judge_files(files, demand)
 
 
-def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> dict:
+def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Judgement:
     """The judgement on the bytes of the two files; see `judge_adapter`."""
     demand = demand or Demand()
     try:
         config = read_config(files[CONFIG], demand)
         weights = read_weights(files[WEIGHTS], config)
-    except ArtefactError as error:
+    except AdapterFault as error:
         return refusal(error)
-    digest = hashlib.sha256(files[WEIGHTS]).hexdigest()
-    found = {**config, "sha256": digest, "shipped": digest == shipped_digest()}
-    found["projection"] = projection(config, weights)
-    return {"status": "graded", **found, **_examine(config, weights, demand)}
+    return Judgement(
+        GRADED,
+        rank=config.rank,
+        alpha=config.alpha,
+        rslora=config.rslora,
+        targets=config.targets,
+        sha256=hashlib.sha256(files[WEIGHTS]).hexdigest(),
+        shipped=is_shipped(config, weights),
+        projection=tuple(projection(config, weights)),
+        **_examine(config, weights, demand),
+    )
 
 
-def refusal(error: ArtefactError) -> dict:
+def refusal(error: AdapterFault) -> Judgement:
     """The judgement on what can't be judged."""
-    return {"status": "refused", "reason": str(error), "share": 0.0}
+    return Judgement(REFUSED, clean(error))
 
 
-def read_files(folder: str | Path, within: str | Path | None = None) -> dict[str, bytes]:
-    """The bytes of the two files of an adapter folder, read once. Other files in it are not looked at.
-
-    Raises ArtefactError for a missing file, a link, something that isn't a plain file, or one that is too large;
-    ValueError when `folder` is not inside `within`.
-    """
-    directory = _open_folder(Path(folder), Path(within) if within else None)
-    try:
-        return {name: _read(directory, name, limit) for name, limit in LIMITS.items()}
-    finally:
-        os.close(directory)
-
-
-def _open_folder(folder: Path, within: Path | None) -> int:
-    """A descriptor of the folder, got at without following a link in it or, given `within`, on the way to it."""
-    start = within or folder.parent
-    parts = folder.relative_to(start).parts if within else (folder.name,)
-    if ".." in parts:
-        raise ValueError(f"{folder} 不在 {within} 里")
-    here = os.open(start, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in parts:
-        try:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
-        except OSError as error:
-            raise ArtefactError(_cannot_open(part, error, "文件夹")) from None
-        finally:
-            os.close(here)
-        here = inner
-    return here
-
-
-def _read(directory: int, name: str, limit: int) -> bytes:
-    try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except OSError as error:
-        raise ArtefactError(_cannot_open(name, error, "文件")) from None
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise ArtefactError(f"{name} 不是普通文件 (regular file)")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            data = file.read(limit + 1)
-    finally:
-        os.close(handle)
-    if len(data) > limit:
-        raise ArtefactError(
-            f"{name} 太大，超过 {limit / 2**20:g} MiB：适配器 (adapter) 只有几兆，是不是交了整个模型？"
-        )
-    return data
-
-
-def _cannot_open(name: str, error: OSError, kind: str) -> str:
-    if error.errno == errno.ENOENT:
-        advice = (
-            "请交检查点 (checkpoint) 文件夹，权重要存成 safetensors" if kind == "文件" else "请检查交的位置"
-        )
-        return f"没有{kind} {name}：{advice}"
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return f"{name} 是链接 (symlink) 或不是{kind}：请交真正的{kind}"
-    return f"{name} 打不开：{errno.errorcode.get(error.errno, '')}"
-
-
-def read_config(data: bytes, demand: Demand) -> dict[str, Any]:
-    """`rank`, `alpha`, `rslora`, `targets` of an adapter's config. Raises ArtefactError unless it is plain LoRA
-    on the shipped base with the rank and targets that `demand` asks for."""
+def read_config(data: bytes, demand: Demand) -> LoraSettings:
+    """The settings in an adapter's config. Raises AdapterFault unless it is plain LoRA on the shipped base with the
+    rank and targets that `demand` asks for."""
     try:
         config = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise ArtefactError(f"{CONFIG} 不是完整的 JSON (UTF-8)") from None
+        raise AdapterFault(f"{CONFIG} 不是完整的 JSON (UTF-8)") from None
     if not isinstance(config, dict):
-        raise ArtefactError(f"{CONFIG} 里应是一个 JSON 对象 (object)")
+        raise AdapterFault(f"{CONFIG} 里应是一个 JSON 对象 (object)")
     if config.get("peft_type") != "LORA" or config.get("task_type") != "CAUSAL_LM":
-        raise ArtefactError("这不是语言模型的 LoRA 适配器 (peft_type LORA, task_type CAUSAL_LM)")
+        raise AdapterFault("这不是语言模型的 LoRA 适配器 (peft_type LORA, task_type CAUSAL_LM)")
     if extra := [name for name in UNSUPPORTED if config.get(name)] or ["bias"] * (
         config.get("bias", "none") != "none"
     ):
-        raise ArtefactError(f"评分只认普通的 LoRA，请去掉设置 {extra[0]}")
+        raise AdapterFault(f"评分只认普通的 LoRA，请去掉设置 {extra[0]}")
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or base.replace("\\", "/").rstrip("/").rpartition("/")[2] != models.SHIPPED:
-        raise ArtefactError(f"适配器的底座 (base_model_name_or_path) 应是 {models.SHIPPED}")
-    return {
-        "rank": _rank(config.get("r"), demand),
-        "alpha": _alpha(config.get("lora_alpha")),
-        "rslora": config.get("use_rslora") is True,
-        "targets": _targets(config.get("target_modules"), demand),
-    }
+        raise AdapterFault(f"适配器的底座 (base_model_name_or_path) 应是 {models.SHIPPED}")
+    return LoraSettings(
+        _rank(config.get("r"), demand),
+        _alpha(config.get("lora_alpha")),
+        config.get("use_rslora") is True,
+        _targets(config.get("target_modules"), demand),
+    )
 
 
 def _rank(rank: Any, demand: Demand) -> int:
     if type(rank) is not int or not 1 <= rank <= 64:
-        raise ArtefactError("秩 r 应是 1 到 64 的整数")
+        raise AdapterFault("秩 r 应是 1 到 64 的整数")
     if demand.rank is not None and rank != demand.rank:
-        raise ArtefactError(f"秩 r 应为 {demand.rank}，交来的是 {rank}")
+        raise AdapterFault(f"秩 r 应为 {demand.rank}，交来的是 {rank}")
     return rank
 
 
 def _alpha(alpha: Any) -> float:
     if type(alpha) not in (int, float) or not math.isfinite(alpha) or not 0 < alpha <= 1024:
-        raise ArtefactError("lora_alpha 应是 0 到 1024 之间的数")
+        raise AdapterFault("lora_alpha 应是 0 到 1024 之间的数")
     return float(alpha)
 
 
-def _targets(targets: Any, demand: Demand) -> list[str]:
+def _targets(targets: Any, demand: Demand) -> tuple[str, ...]:
     if not isinstance(targets, list) or not targets or not all(name in TARGETS for name in targets):
-        raise ArtefactError(f"target_modules 应是一列层名，只能是：{'、'.join(TARGETS)}")
+        raise AdapterFault(f"target_modules 应是一列层名，只能是：{'、'.join(TARGETS)}")
     if demand.targets and set(targets) != set(demand.targets):
-        raise ArtefactError(f"target_modules 应为 {'、'.join(demand.targets)}")
-    return sorted(set(targets))
+        raise AdapterFault(f"target_modules 应为 {'、'.join(demand.targets)}")
+    return tuple(sorted(set(targets)))
 
 
-def read_weights(data: bytes, config: dict[str, Any]) -> dict:
+def read_weights(data: bytes, config: LoraSettings) -> Weights:
     """Name -> float32 tensor, exactly those that a LoRA of this config has on the shipped base.
 
-    Raises ArtefactError for a file that isn't safetensors, for a header that is too long, and for missing, extra,
+    Raises AdapterFault for a file that isn't safetensors, for a header that is too long, and for missing, extra,
     wrongly shaped or not finite tensors.
     """
     import torch
@@ -214,24 +174,24 @@ def read_weights(data: bytes, config: dict[str, Any]) -> dict:
     from safetensors.torch import load
 
     if len(data) < 8 or int.from_bytes(data[:8], "little") > HEADER_LIMIT:
-        raise ArtefactError(f"{WEIGHTS} 不是 safetensors 文件，或者文件头 (header) 不对")
+        raise AdapterFault(f"{WEIGHTS} 不是 safetensors 文件，或者文件头 (header) 不对")
     try:
         found = load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError):
-        raise ArtefactError(f"{WEIGHTS} 读不出来：文件不完整，或不是 safetensors") from None
-    wanted = expected_shapes(config["rank"], tuple(config["targets"]))
+        raise AdapterFault(f"{WEIGHTS} 读不出来：文件不完整，或不是 safetensors") from None
+    wanted = expected_shapes(config.rank, config.targets)
     if lacking := sorted(set(wanted) - set(found)):
-        raise ArtefactError(f"权重里缺少 {len(lacking)} 个张量 (tensor)，例如 {lacking[0]}")
+        raise AdapterFault(f"权重里缺少 {len(lacking)} 个张量 (tensor)，例如 {lacking[0]}")
     if len(found) > len(wanted):
-        raise ArtefactError(f"权重里多出 {len(found) - len(wanted)} 个张量 (tensor)，与 {CONFIG} 不符")
+        raise AdapterFault(f"权重里多出 {len(found) - len(wanted)} 个张量 (tensor)，与 {CONFIG} 不符")
     for name, shape in wanted.items():
         tensor = found[name]
         if tuple(tensor.shape) != shape:
-            raise ArtefactError(f"{name} 的形状 (shape) 应为 {shape}，是 {tuple(tensor.shape)}")
+            raise AdapterFault(f"{name} 的形状 (shape) 应为 {shape}，是 {tuple(tensor.shape)}")
         if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
-            raise ArtefactError(f"{name} 的类型 (dtype) 应是浮点数，是 {tensor.dtype}")
+            raise AdapterFault(f"{name} 的类型 (dtype) 应是浮点数，是 {tensor.dtype}")
         if not torch.isfinite(tensor).all():
-            raise ArtefactError(f"{name} 里有 NaN 或无穷大 (inf)：训练发散了，请把学习率调小再训练")
+            raise AdapterFault(f"{name} 里有 NaN 或无穷大 (inf)：训练发散了，请把学习率调小再训练")
     return {name: tensor.float() for name, tensor in found.items()}
 
 
@@ -240,15 +200,14 @@ def _base():
     return models.load(models.SHIPPED)
 
 
-def projection(config: dict[str, Any], weights: dict) -> list[float]:
+def projection(config: LoraSettings, weights: Weights) -> list[float]:
     """PROJECTIONS numbers u·(s B A)·v, summed over the layers, with u and v drawn once for all: equal for adapters
     that add the same to the base, however the product is split between A and B."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    scale = config["alpha"] / (math.sqrt(config["rank"]) if config["rslora"] else config["rank"])
     total = torch.zeros(PROJECTIONS, dtype=torch.float64)
-    for name in sorted(expected_shapes(config["rank"], TARGETS)):
+    for name in sorted(expected_shapes(config.rank, TARGETS)):
         if not name.endswith(".lora_A.weight"):
             continue
         other = name.replace(".lora_A.", ".lora_B.")
@@ -257,7 +216,7 @@ def projection(config: dict[str, Any], weights: dict) -> list[float]:
         v = torch.randn(wide, PROJECTIONS, generator=generator, dtype=torch.float64)
         if name in weights:
             total += ((u @ weights[other].double()).T * (weights[name].double() @ v)).sum(0)
-    return [float(f"{scale * value:.9g}") for value in total.tolist()]
+    return [float(f"{config.scale * value:.9g}") for value in total.tolist()]
 
 
 def computes_the_same(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -267,11 +226,44 @@ def computes_the_same(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 @lru_cache(maxsize=1)
-def shipped_projection() -> list[float]:
-    """The projection of the course's own adapter."""
+def _shipped() -> tuple[LoraSettings, Weights]:
+    """Settings and weights of the course's own adapter."""
     files = read_files(models.shipped_adapter())
     config = read_config(files[CONFIG], Demand())
-    return projection(config, read_weights(files[WEIGHTS], config))
+    return config, read_weights(files[WEIGHTS], config)
+
+
+@lru_cache(maxsize=1)
+def shipped_projection() -> list[float]:
+    """The projection of the course's own adapter."""
+    return projection(*_shipped())
+
+
+def is_shipped(config: LoraSettings, weights: Weights) -> bool:
+    """Whether every layer's update s·B·A is that of the course's own adapter, as it is or in half precision.
+
+    So other metadata, another split between A and B or a rotation of both doesn't make it another adapter; further
+    training does.
+    """
+    return any(_same_updates(config, weights, dtype) for dtype in DTYPES)
+
+
+def _same_updates(config: LoraSettings, weights: Weights, dtype: str) -> bool:
+    import torch
+
+    theirs, shipped = _shipped()
+    for name in sorted(set(weights) | set(shipped)):
+        if not name.endswith(".lora_A.weight"):
+            continue
+        if name not in weights or name not in shipped:
+            return False
+        other = name.replace(".lora_A.", ".lora_B.")
+        ours = config.scale * weights[other].double() @ weights[name].double()
+        a, b = (shipped[part].to(getattr(torch, dtype)).double() for part in (name, other))
+        wanted = theirs.scale * b @ a
+        if float((ours - wanted).norm()) > ROUNDING * float(wanted.norm()):
+            return False
+    return True
 
 
 @lru_cache(maxsize=8)
@@ -291,17 +283,17 @@ def shipped_digest() -> str:
     return hashlib.sha256((models.shipped_adapter() / WEIGHTS).read_bytes()).hexdigest()
 
 
-def _examine(config: dict[str, Any], weights: dict, demand: Demand) -> dict:
+def _examine(config: LoraSettings, weights: Weights, demand: Demand) -> dict[str, Any]:
     """Sit the exam with and without the adapter: figures, share and reason."""
     from lab_utils.evaluation.intervals import paired_difference
 
     before, after = _base_passes(demand.questions), _passes(_with_adapter(config, weights), demand.questions)
     gain = paired_difference(before, after)
     share = min(1.0, sum(after) / len(after) / demand.full_rate) if gain.low > 0 else 0.0
-    said = f"{len(after)} 道没见过的题，通过 {sum(after):g} 道（底座 {sum(before):g} 道）"
+    figures = f"{len(after)} 道没见过的题，通过 {sum(after):g} 道（底座 {sum(before):g} 道）"
     verdict = "达到要求" if share == 1.0 else f"全部得分需要通过 {demand.full_rate:.0%}"
     return {
-        "reason": f"{said}，{verdict if gain.low > 0 else '看不出比底座好'}",
+        "reason": f"{figures}，{verdict if gain.low > 0 else '看不出比底座好'}",
         "share": round(share, 4),
         "questions": len(after),
         "passed": int(sum(after)),
@@ -311,20 +303,20 @@ def _examine(config: dict[str, Any], weights: dict, demand: Demand) -> dict:
     }
 
 
-def _with_adapter(config: dict[str, Any], weights: dict):
+def _with_adapter(config: LoraSettings, weights: Weights):
     """A copy of the base with the adapter merged in by peft, from a config of our own making."""
     import copy
 
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    own = LoraConfig(
-        r=config["rank"],
-        lora_alpha=config["alpha"],
-        use_rslora=config["rslora"],
-        target_modules=config["targets"],
+    plain_config = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        use_rslora=config.rslora,
+        target_modules=list(config.targets),
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(copy.deepcopy(_base()[0]), own)
+    model = get_peft_model(copy.deepcopy(_base()[0]), plain_config)
     outcome = set_peft_model_state_dict(model, weights)
     if outcome.unexpected_keys:
         raise RuntimeError(f"peft did not take {outcome.unexpected_keys[0]}")
@@ -341,4 +333,6 @@ def _passes(model, questions: int) -> tuple[float, ...]:
     from lab_utils.evaluation.verse_exam import evaluate_policy
     from lab_utils.evaluation.verse_exam import questions as draw
 
-    return tuple(evaluate_policy(model, _base()[1], draw("eval", questions), temperature=0.0)["form"].tolist())
+    return tuple(
+        evaluate_policy(model, _base()[1], draw("eval", questions), temperature=0.0)["form"].tolist()
+    )

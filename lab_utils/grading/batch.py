@@ -1,32 +1,28 @@
-"""A batch: a folder of submissions in, a folder of rows out; goes on where it was stopped.
+"""A batch: from the files of a class to rows; goes on where it was stopped.
 
-Jobs are done by processes of this machine, or by a Dask cluster that is already there.
-
-DIR/STUDENT/NN.json is the row of one submission, written in one step; the rows already there are kept when neither
-the submission nor the course has changed. DIR/grades.csv and DIR/gradebook.db are made anew at the end.
+Nothing that a student wrote is read while a batch is planned, but for the digest of what was graded before. Jobs read,
+parse and grade; they are done by processes of this machine, or, once read here, by a Dask cluster that is already
+there. Rows already written are kept when neither the submission nor the course has changed.
 """
 
-import csv
-import hashlib
-import io
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lab_utils import course
-from lab_utils.files import write_atomic
-from lab_utils.grading import notebook_file, scoring, submissions, tasks, workers
+from lab_utils.grading import notebook_file, results, scoring, tasks, workers
+from lab_utils.grading.notebook_file import Notebook, Unreadable
+from lab_utils.grading.reading import Refused
+from lab_utils.grading.row import FAILED, GRADED, MISSING, REFUSED, UNREADABLE, Row
 from lab_utils.grading.sandbox import Limits, Sandbox
+from lab_utils.grading.submissions import Entry, Student, Submissions, some
+from lab_utils.grading.text import clean, short_paths
 
-COLUMNS = ("student", "lab", "score", "max", "status", "reason")
-RESERVED = ("grades.csv", "gradebook.db", "report.html")
 WARM = 2
 """Warm sandboxes that a worker keeps."""
-
-Row = dict[str, Any]
+VERSIONS_TRIED = 5
+"""Of the versions of a notebook, from the newest on, how many are read to find one that can be read."""
 
 
 @dataclass(frozen=True)
@@ -36,56 +32,100 @@ class Settings:
     seed: int = 0
     confined: bool = True
     hidden: tuple[Path, ...] = ()
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
-class Job:
-    """One submission that has to be run. `row` is what is known of it already."""
+class GradingJob:
+    """One submission that has to be run. `row` is what is known of it already; `versions`, the newest first."""
 
-    number: str
     row: Row
-    notebook: notebook_file.Notebook = field(repr=False)
+    versions: tuple[Entry, ...]
     settings: Settings
+    notebook: Notebook | None = field(default=None, repr=False)
 
     def run(self) -> Row:
-        return grade_job(self)
+        """Its row. Raises what goes wrong with the grader, never with the submission."""
+        read = self if self.notebook is not None else self.read()
+        return read if isinstance(read, Row) else read.grade()
+
+    def read(self) -> "GradingJob | Row":
+        """The job with the notebook to grade, the newest that can be read; or a row that says why there is none."""
+        problems: list[tuple[Entry, Refused | Unreadable]] = []
+        for entry in self.versions[:VERSIONS_TRIED]:
+            try:
+                data = entry.read()
+                notebook = notebook_file.read_notebook(data)
+            except (Refused, Unreadable) as problem:
+                problems.append((entry, problem))
+                continue
+            unread = tuple(clean(f"{other.shown} 没有用：{problem}") for other, problem in problems)
+            row = replace(
+                self.row,
+                file=entry.shown,
+                sha256=notebook_file.digest(data),
+                notes=(*self.row.notes, *unread, *((f"评的是 {entry.shown}",) if unread else ())),
+            )
+            return replace(self, row=row, notebook=notebook)
+        entry, first = problems[0]
+        status = REFUSED if isinstance(first, Refused) else UNREADABLE
+        return self._published(replace(self.row, status=status, reason=clean(first), file=entry.shown))
+
+    def grade(self) -> Row:
+        """Run the notebook's answers. Raises what goes wrong with the grader."""
+        assert self.notebook is not None
+        task = tasks.load(self.row.lab, self.settings.seed)
+        return self._published(
+            self.row.with_earned(
+                scoring.grade(task, self.notebook, _warm_sandbox(task.preload, self.settings))
+            )
+        )
+
+    def failed(self, why: str) -> Row:
+        """The row when the grader itself went wrong."""
+        reason = clean(f"评分程序自己出了错，请重新运行 ({why})")
+        return self._published(replace(self.row, status=FAILED, reason=reason))
+
+    def _published(self, row: Row) -> Row:
+        """The row without paths of this machine."""
+        roots = [str(folder) for folder in (*self.settings.hidden, *_machine_roots())]
+        return row.rewritten(lambda text: short_paths(text, roots))
+
+
+def _machine_roots() -> list[str]:
+    """Folders of this machine that a message may name: of the course, of Python, of the user."""
+    return [str(course.root()), sys.prefix, sys.base_prefix, str(Path.home())]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The first half of a job, for when the second is done elsewhere."""
+
+    job: GradingJob
+
+    def run(self) -> GradingJob | Row:
+        return self.job.read()
 
 
 @dataclass
 class Plan:
-    """What a batch has to do: rows that are settled, and jobs; `path` says where a row is written."""
+    """What a batch has to do: rows that are settled, and jobs; `labs` are the numbers that were looked for."""
 
     out: Path
-    rows: list[Row]
-    jobs: list[Job]
+    labs: tuple[str, ...]
+    rows: list[Row] = field(default_factory=list)
+    jobs: list[GradingJob] = field(default_factory=list)
     kept: int = 0
 
 
 # ---------------------------------------------------------------- planning
 
 
-def plan(
-    folder: Path,
-    out: Path,
-    labs: tuple[course.Lab, ...] | None,
-    settings: Settings,
-    also: Iterable[str] = (),
-) -> Plan:
-    """Look at every submission. Raises ValueError and FileNotFoundError for folders that can't be meant.
-
-    `labs` None: every lab of which somebody handed in a notebook, and those whose numbers are in `also`.
-    """
-    folder, out = folder.resolve(), out.resolve()
-    if folder == out or folder in out.parents or out in folder.parents:
-        raise ValueError("成绩文件夹 (--out) 与作业文件夹 (submissions) 不能一个在另一个里面")
-    found = list(submissions.students(folder))
-    if labs is None:
-        handed_in = {number for student in found for number in student.versions} | set(also)
-        labs = tuple(lab for lab in course.LABS if lab.number in handed_in)
-    made = Plan(out, [], [])
+def plan(submissions: Submissions, out: Path, labs: tuple[course.Lab, ...], settings: Settings) -> Plan:
+    """Look at every student's files for every one of these labs."""
+    made = Plan(out, tuple(lab.number for lab in labs))
     versions = {lab.number: tasks.version(lab, settings.seed) for lab in labs}
-    for student in found:
+    for student in submissions.students:
         for lab in labs:
             _plan_one(made, student, lab, versions[lab.number], settings)
         if not student.versions and not labs:
@@ -93,105 +133,76 @@ def plan(
     return made
 
 
-def _plan_one(
-    made: Plan, student: submissions.Student, lab: course.Lab, version: str, settings: Settings
-) -> None:
+def _plan_one(made: Plan, student: Student, lab: course.Lab, version: str, settings: Settings) -> None:
     maximum = float(sum(lab.points.values()))
-    versions = student.versions.get(lab.number)
+    versions = student.versions.get(lab.number, ())[::-1]
     if not versions:
         made.rows.append(_without_notebook(student, lab.number, maximum))
         return
-    problems: list[tuple[submissions.Candidate, Exception]] = []
-    for candidate in reversed(versions):
-        try:
-            data = candidate.read()
-            row = scoring.row(
-                student.name, lab.number, maximum, "graded", "-", file=scoring.clean(candidate.name)
-            )
-            row |= {"sha256": notebook_file.digest(data), "version": version}
-            old = _kept(made.out, row)
-            if old:
-                made.rows.append(old)
-                made.kept += 1
-                return
-            notebook = notebook_file.read_notebook(data)
-        except (submissions.Refused, notebook_file.Unreadable) as problem:
-            problems.append((candidate, problem))
-            continue
-        row["notes"] = _version_notes(versions, candidate, problems)
-        made.jobs.append(Job(lab.number, row, notebook, settings))
-        return
-    candidate, problem = problems[0]
-    status = "refused" if isinstance(problem, submissions.Refused) else "unreadable"
-    more = {"file": scoring.clean(candidate.name), "version": version}
-    made.rows.append(scoring.row(student.name, lab.number, maximum, status, str(problem), **more))
+    notes = _notes(student, lab.number)
+    row = Row(student.name, lab.number, GRADED, "-", maximum=maximum, version=version, notes=notes)
+    old = _kept(made.out, row, versions[0])
+    if old:
+        made.rows.append(old)
+        made.kept += 1
+    else:
+        made.jobs.append(GradingJob(row, versions, settings))
 
 
-def _version_notes(
-    versions: list[submissions.Candidate],
-    chosen: submissions.Candidate,
-    problems: list[tuple[submissions.Candidate, Exception]],
-) -> list[str]:
-    notes = [f"{candidate.name} 没有用：{problem}" for candidate, problem in problems]
-    if len(versions) > 1:
-        notes.append(f"有 {len(versions)} 份，按文件名里最大的版本号取了 {chosen.name}")
-    return [scoring.clean(note) for note in notes]
+def _notes(student: Student, number: str) -> tuple[str, ...]:
+    """Which version is graded and why, which aren't, and what else there was that could not be looked into."""
+    *others, newest = student.versions[number]
+    notes = []
+    if others:
+        choice = student.choices[number]
+        unsure = "" if choice.certain else "；如果评错了，请告诉老师，并在文件名里写上日期或版本号"
+        notes.append(
+            f"有 {len(others) + 1} 份，评的是 {newest.shown}（{choice.reason}{unsure}）；"
+            f"没有评：{some([entry.shown for entry in reversed(others)])}"
+        )
+    odd = [p for p in student.problems_of(number) if p.status != MISSING]
+    notes += [f"没有看：{problem}" for problem in odd[:3]]
+    return tuple(clean(note) for note in notes)
 
 
-def _without_notebook(student: submissions.Student, number: str, maximum: float) -> Row:
+def _without_notebook(student: Student, number: str, maximum: float) -> Row:
     """The row of a student who has no notebook of this lab: nothing handed in, or nothing that can be opened."""
-    for problem in student.problems:
-        status = "refused" if isinstance(problem, submissions.Refused) else "unreadable"
-        return scoring.row(student.name, number, maximum, status, str(problem))
-    return scoring.row(
-        student.name,
-        number,
-        maximum,
-        "missing",
-        f"没有交实验 {number} 的笔记本" if number else "没有交笔记本",
-    )
+    for problem in student.problems_of(number):
+        if problem.status != MISSING:
+            return Row(student.name, number, problem.status, problem.reason, maximum=maximum)
+    reason = f"没有交实验 {number} 的笔记本" if number else "没有交笔记本"
+    others = [problem.reason for problem in student.problems_of(number)]
+    return Row(student.name, number, MISSING, clean("；".join([reason, *others])), maximum=maximum)
 
 
-def row_path(out: Path, row: Row) -> Path:
-    """Where a row is written: DIR/STUDENT/NN.json."""
-    return out / folder_name(row["student"]) / f"{row['lab'] or 'none'}.json"
-
-
-def folder_name(student: str) -> str:
-    """The student's name as a folder: as it is where it is harmless, else mended and told apart by a digest."""
-    mended = scoring.clean(student, 60).replace("/", "_").strip(". ") or "_"
-    if mended != student or mended in RESERVED:
-        mended += "-" + hashlib.sha256(os.fsencode(student)).hexdigest()[:8]
-    return mended
-
-
-def _kept(out: Path, row: Row) -> Row | None:
+def _kept(out: Path, row: Row, newest: Entry) -> Row | None:
     """The row of an earlier run, if it is about the same bytes, graded by the same course."""
     try:
-        old = json.loads(row_path(out, row).read_text("utf-8"))
-    except (OSError, ValueError):
+        old = results.read_row(results.row_path(out, row))
+    except (OSError, results.RowError):
         return None
-    same = all(old.get(key) == row[key] for key in ("student", "lab", "sha256", "version", "file"))
-    return old if same and old.get("status") == "graded" else None
+    same = (old.student, old.lab, old.version, old.file) == (row.student, row.lab, row.version, newest.shown)
+    if not same or old.status != GRADED or old.notes[: len(row.notes)] != row.notes:
+        return None
+    try:
+        return old if notebook_file.digest(newest.read()) == old.sha256 else None
+    except (Refused, Unreadable):
+        return None
 
 
-# ---------------------------------------------------------------- one submission, in a worker
+# ---------------------------------------------------------------- sandboxes of a worker
 
 _WARM: dict[tuple, Sandbox] = {}
 
 
-def grade_job(job: Job) -> Row:
-    """Run one submission and give back its row. Raises what goes wrong with the grader, never with the submission."""
-    task = tasks.load(job.number, job.settings.seed)
-    key = (task.preload, job.settings)
-    sandbox = _WARM.pop(key, None) or Sandbox(
-        task.preload, job.settings.hidden, job.settings.confined, job.settings.limits
-    )
+def _warm_sandbox(preload: tuple[str, ...], settings: Settings) -> Sandbox:
+    """A sandbox of these settings, kept warm for the next job."""
+    key = (preload, settings)
+    sandbox = _WARM.pop(key, None) or Sandbox(preload, settings.hidden, settings.confined, settings.limits)
     while len(_WARM) >= WARM:
         _WARM.pop(next(iter(_WARM))).close()
     _WARM[key] = sandbox
-    earned = scoring.grade(task, job.notebook, sandbox)
-    return {**job.row, **earned, "notes": [*job.row["notes"], *earned["notes"]]}
+    return sandbox
 
 
 def close_sandboxes() -> None:
@@ -210,83 +221,63 @@ def run(
     done: Callable[[Row], None] = lambda row: None,
     apply: Callable[[Row], Row] = lambda row: row,
 ) -> list[Row]:
-    """Do what is planned, write everything, and give back all rows in order. `done` is told each row when it is written.
+    """Do what is planned, write the rows and the table, and give back all rows in order.
 
-    `count` jobs are under way at a time. `apply` makes of each row what is written, such as `Policy.apply`; it must
-    be idempotent, kept rows pass it again.
+    `count` jobs are under way at a time. `done` is told each row when it is written. `apply` makes of each row what
+    is written, such as `Policy.apply`; it must be idempotent, kept rows pass it again.
 
     Raises SandboxError when no sandbox can be started, and ConnectionError when a scheduler is lost: what was graded
-    is kept, and the same command goes on from there.
+    is kept, and the same plan goes on from there.
     """
     made.out.mkdir(parents=True, exist_ok=True)
-    rows = [apply(row) for row in made.rows]
-    for row in rows:
-        _write(made.out, row)
-        done(row)
-    if made.jobs:
-        for job, result in _done(made.jobs, count, scheduler):
-            row = apply(result if isinstance(result, dict) else _failed(job, result))
-            _write(made.out, row)
-            rows.append(row)
-            done(row)
-    rows.sort(key=lambda row: (row["student"], row["lab"]))
-    write_atomic(made.out / "grades.csv", table(rows))
+    rows = []
+    for row in _rows(made, count, scheduler):
+        rows.append(apply(row))
+        results.write_row(made.out, rows[-1])
+        done(rows[-1])
+    rows.sort(key=lambda row: row.key)
+    results.write_table(made.out, rows)
     return rows
 
 
-def _failed(job: Job, why: str) -> Row:
-    reason = f"评分程序自己出了错，请重新运行 ({why})"
-    return {**job.row, "status": "failed", "reason": scoring.clean(reason)}
+def _rows(made: Plan, count: int, scheduler: str | None) -> Iterator[Row]:
+    """Each row, as it gets known."""
+    yield from made.rows
+    if made.jobs:
+        for job, outcome in _done(made.jobs, count, scheduler):
+            yield outcome if isinstance(outcome, Row) else job.failed(str(outcome))
 
 
-def _write(out: Path, row: Row) -> None:
-    write_atomic(row_path(out, row), json.dumps(row, ensure_ascii=False, indent=1) + "\n")
+Done = tuple[GradingJob, Row | str]
+"""A job, and its row or a line that says what went wrong with the grader."""
 
 
-def table(rows: Iterable[Row]) -> str:
-    """grades.csv. A text that a spreadsheet would take for a formula gets a quote in front."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        numbers = [f"{row[key]:g}" for key in ("score", "max")]
-        reason = _cell("；".join([row["reason"], *_adapters_told(row)]))
-        writer.writerow([_cell(row["student"]), row["lab"], *numbers, row["status"], reason])
-    return buffer.getvalue()
-
-
-def _adapters_told(row: Row) -> list[str]:
-    """What is said of the adapters of a row: they aren't in its reason, which is about the notebook."""
-    told = [entry for entry in row["exercises"] if "artefact" in entry]
-    return [
-        f"{entry['name']}（{entry['score']:g}/{entry['points']:g} 分）：{entry['message']}" for entry in told
-    ]
-
-
-def _cell(text: str) -> str:
-    text = scoring.clean(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
-def _done(jobs: list[Job], count: int, scheduler: str | None) -> Iterator[workers.Done]:
-    """Each job with its row, or with what went wrong with the grader, as they get done."""
+def _done(jobs: list[GradingJob], count: int, scheduler: str | None) -> Iterator[Done]:
     if scheduler:
-        return workers.cluster(jobs, scheduler)
-    if count > 1 and len(jobs) > 1:
-        return workers.processes(jobs, count, [__name__, "jupytext", *_modules(jobs)])
-    return _here(jobs)
+        yield from _elsewhere(jobs, count, scheduler)
+    elif count > 1 and len(jobs) > 1:
+        yield from workers.processes(jobs, count, [__name__, "jupytext", *_modules(jobs)])
+    else:
+        try:
+            for job in jobs:
+                yield job, workers.outcome(job)
+        finally:
+            close_sandboxes()
 
 
-def _here(jobs: list[Job]) -> Iterator[workers.Done]:
-    """Job after job in this process."""
-    try:
-        for job in jobs:
-            yield job, workers.outcome(job)
-    finally:
-        close_sandboxes()
+def _elsewhere(jobs: list[GradingJob], count: int, scheduler: str) -> Iterator[Done]:
+    """The files are read on this machine, which has them; what is in them is graded by the cluster."""
+    readings = [_Reading(job) for job in jobs]
+    read = []
+    for reading, outcome in workers.processes(readings, count, [__name__]):
+        if isinstance(outcome, GradingJob):
+            read.append(outcome)
+        else:
+            yield reading.job, outcome
+    yield from workers.cluster(read, scheduler)
 
 
-def _modules(jobs: list[Job]) -> list[str]:
+def _modules(jobs: list[GradingJob]) -> list[str]:
     """The checks of the jobs' labs, with all that they import."""
-    labs = sorted({job.number for job in jobs})
+    labs = sorted({job.row.lab for job in jobs})
     return [name for number in labs for name in tasks.check_modules(course.lab(number))]

@@ -7,14 +7,16 @@ here: escaped, without control or direction characters, no link, no script; the 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.authoring.master import Cell
 from lab_utils.files import write_atomic
 from lab_utils.grading import pages
-from lab_utils.grading.pages import number, safe
+from lab_utils.grading.pages import number
+from lab_utils.grading.results import row_path
+from lab_utils.grading.row import GRADED, ExerciseResult, ManualMark, Row
+from lab_utils.grading.text import safe
 
 VERDICTS = {
     "ok": "全部通过",
@@ -61,72 +63,66 @@ def titles(cells: Iterable[Cell]) -> dict[str, str]:
     return found
 
 
-def page(row: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-    """The feedback page of a row (see `scoring`); `names` are the titles of the exercises.
-
-    Where `policy.apply` has added them, the row's `late` and `manual` are shown too.
-    """
+def page(row: Row, names: Mapping[str, str] | None = None) -> str:
+    """The feedback page of a row; `names` are the titles of the exercises."""
     names = names or {}
-    lab = course.lab(row["lab"]) if row["lab"] else None
-    late = row.get("late") or {}
+    lab = course.lab(row.lab) if row.lab else None
+    late = row.late
     return pages.render(
         "feedback.html",
         title=f"{lab.number} {lab.title}" if lab else "没有认出来的作业",
-        student=safe(row["student"], 80),
-        score=number(row["score"]),
-        maximum=number(row["max"]),
-        share=number(100 * max(0.0, min(1.0, row["score"] / row["max"]))) if row["max"] else "0",
+        student=safe(row.student, 80),
+        score=number(row.score),
+        maximum=number(row.maximum),
+        share=number(100 * max(0.0, min(1.0, row.score / row.maximum))) if row.maximum else "0",
         problem=_problem(row),
-        late={"points": number(late["points"]), "text": safe(late["text"])} if late.get("points") else None,
-        exercises=[_exercise(entry, names) for entry in row["exercises"]],
-        manual=[_manual(entry) for entry in row.get("manual", ())],
-        notes=[safe(note) for note in row["notes"]],
-        file=safe(row["file"], 120),
-        sha256=safe(row["sha256"], 16),
+        late={"points": number(late.points), "text": safe(late.text)} if late and late.points else None,
+        exercises=[_exercise(result, names) for result in row.exercises],
+        manual=[_manual(mark) for mark in row.manual],
+        notes=[safe(note) for note in row.notes],
+        file=safe(row.file, 120),
+        sha256=safe(row.sha256, 16),
     )
 
 
-def write_all(out: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_all(out: Path, rows: Iterable[Row]) -> None:
     """Write the page of every row beside its JSON, STUDENT/NN.html."""
-    from lab_utils.grading.batch import row_path
-
     names: dict[str, dict[str, str]] = {"": {}}
     for row in rows:
-        if row["lab"] not in names:
-            names[row["lab"]] = titles(master.read(course.lab(row["lab"])))
+        if row.lab not in names:
+            names[row.lab] = titles(master.read(course.lab(row.lab)))
         path = row_path(out, row).with_suffix(".html")
-        write_atomic(path, page(row, names[row["lab"]]))
+        write_atomic(path, page(row, names[row.lab]))
 
 
-def _problem(row: Mapping[str, Any]) -> dict[str, str] | None:
-    if row["status"] == "graded":
+def _problem(row: Row) -> dict[str, str] | None:
+    if row.status == GRADED:
         return None
-    title, advice = PROBLEMS.get(row["status"], PROBLEMS["failed"])
-    return {"title": title, "advice": advice, "reason": safe(row["reason"])}
+    title, advice = PROBLEMS.get(row.status, PROBLEMS["failed"])
+    return {"title": title, "advice": advice, "reason": safe(row.reason)}
 
 
-def verdict(entry: Mapping[str, Any]) -> str:
+def verdict(result: ExerciseResult) -> str:
     """What became of an exercise or an adapter, in a few words."""
-    return (ADAPTER_VERDICTS if "artefact" in entry else VERDICTS).get(entry["stage"], "结果不对")
+    return (ADAPTER_VERDICTS if result.adapter is not None else VERDICTS).get(result.stage, "结果不对")
 
 
-def _exercise(entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
-    look, mark = _look(entry["score"], entry["points"], entry["stage"] == "ok")
-    if entry["stage"] == "not_yet":
+def _exercise(result: ExerciseResult, names: Mapping[str, str]) -> dict[str, str]:
+    look, mark = _look(result.score, result.points, result.stage == "ok")
+    if result.stage == "not_yet":
         look, mark = "todo", "○"
-    adapter = "artefact" in entry
-    said = f"部分通过：{verdict(entry)}" if look == "part" else verdict(entry)
-    silent = entry["stage"] in ("ok", "not_yet") and not adapter
+    adapter = result.adapter is not None
+    silent = result.stage in ("ok", "not_yet") and not adapter
     return {
-        "title": safe(f"适配器 {entry['name']}" if adapter else names.get(entry["name"], entry["name"]), 80),
+        "title": safe(f"适配器 {result.name}" if adapter else names.get(result.name, result.name), 80),
         "look": look,
         "mark": mark,
-        "verdict": said,
-        "score": number(entry["score"]),
-        "points": number(entry["points"]),
-        "message": "" if silent else safe(entry["message"]),
-        "hint": safe(entry["hint"]),
-        "cases": "" if entry["stage"] in ("not_yet", "missing") or adapter else _cases(entry),
+        "verdict": f"部分通过：{verdict(result)}" if look == "part" else verdict(result),
+        "score": number(result.score),
+        "points": number(result.points),
+        "message": "" if silent else safe(result.message),
+        "hint": safe(result.hint),
+        "cases": "" if result.stage in ("not_yet", "missing") or adapter else _cases(result),
     }
 
 
@@ -136,19 +132,19 @@ def _look(score: float, points: float, whole: bool) -> tuple[str, str]:
     return ("part", "◐") if score > 0 else ("bad", "✗")
 
 
-def _cases(entry: Mapping[str, Any]) -> str:
+def _cases(result: ExerciseResult) -> str:
     """How many cases passed, of those in the notebook and of the hidden ones."""
-    parts = [f"公开用例通过 {entry['passed']}/{entry['cases']}"]
-    if entry["hidden_cases"]:
-        parts.append(f"隐藏用例通过 {entry['hidden_passed']}/{entry['hidden_cases']}")
+    parts = [f"公开用例通过 {result.passed}/{result.cases}"]
+    if result.hidden_cases:
+        parts.append(f"隐藏用例通过 {result.hidden_passed}/{result.hidden_cases}")
     return "，".join(parts)
 
 
-def _manual(entry: Mapping[str, Any]) -> dict[str, str]:
+def _manual(mark: ManualMark) -> dict[str, str]:
     return {
-        "question": safe(entry["question"], 80),
-        "look": _look(entry["score"], entry["points"], False)[0],
-        "score": number(entry["score"]),
-        "points": number(entry["points"]),
-        "comment": safe(entry["comment"]),
+        "question": safe(mark.question, 80),
+        "look": _look(mark.score, mark.points, False)[0],
+        "score": number(mark.score),
+        "points": number(mark.points),
+        "comment": safe(mark.comment),
     }

@@ -15,19 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from lab_utils import course
+from lab_utils.errors import InvalidValue
+from lab_utils.grading.row import MISSING, Row
 
 COURSE_ID = "lab_utils"
 
 
-def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+class GradebookError(InvalidValue):
+    """There is a file in the way that isn't a gradebook."""
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
     """Write the graded rows to the sqlite file `path`.
 
-    Raises ImportError without nbgrader (extra `grade`), and ValueError when there is a file at `path` that isn't a
-    gradebook: what somebody entered in it would be lost.
+    Raises ImportError without nbgrader (extra `grade`), and GradebookError when there is a file at `path` that isn't
+    a gradebook: what somebody entered in it would be lost.
     """
     from nbgrader.api import Gradebook
 
-    rows = [row for row in rows if row["lab"]]
+    rows = [row for row in rows if row.lab]
     entered = _entered(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -59,10 +65,10 @@ def _id(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def _fill(session: Any, rows: list[dict], entered: dict) -> None:
+def _fill(session: Any, rows: list[Row], entered: dict) -> None:
     from nbgrader import api
 
-    for number in sorted({row["lab"] for row in rows}):
+    for number in sorted({row.lab for row in rows}):
         lab = course.lab(number)
         assignment = api.Assignment(name=lab.name, course_id=COURSE_ID)
         assignment.id = _id(lab.name)  # its constructor takes none
@@ -90,77 +96,81 @@ def _fill(session: Any, rows: list[dict], entered: dict) -> None:
                     notebook=notebook,
                 )
             )
-    for student in sorted({row["student"] for row in rows}):
+    for student in sorted({row.student for row in rows}):
         session.add(api.Student(id=student))
     session.flush()
     for row in rows:
-        handed_in = any(entry["stage"] != "missing" for entry in row["exercises"])
-        if row["status"] != "missing" or row.get("manual") or handed_in:
+        handed_in = any(result.stage != MISSING for result in row.exercises)
+        if row.status != MISSING or row.manual or handed_in:
             _add_row(session, row, entered)
     session.commit()
 
 
-def _questions(rows: list[dict], number: str) -> list[tuple[str, float]]:
+def _questions(rows: list[Row], number: str) -> list[tuple[str, float]]:
     """The questions of a lab that were marked by hand, and their points."""
-    given = (entry for row in rows if row["lab"] == number for entry in row.get("manual", ()))
-    return sorted({(entry["question"], entry["points"]) for entry in given})
+    marks = (mark for row in rows if row.lab == number for mark in row.manual)
+    return sorted({(mark.question, mark.points) for mark in marks})
 
 
-def _adapters(rows: list[dict], number: str) -> dict[str, float]:
+def _adapters(rows: list[Row], number: str) -> dict[str, float]:
     """The adapters that a lab asks for beside its exercises, and their points."""
-    entries = (entry for row in rows if row["lab"] == number for entry in row["exercises"])
-    return {entry["name"]: entry["points"] for entry in entries if "artefact" in entry}
+    results = (result for row in rows if row.lab == number for result in row.exercises)
+    return {result.name: result.points for result in results if result.adapter is not None}
 
 
-def _add_row(session: Any, row: dict, entered: dict) -> None:
+def _add_row(session: Any, row: Row, entered: dict) -> None:
     from nbgrader import api
 
-    lab, student = course.lab(row["lab"]), row["student"]
-    key = (lab.name, student)
-    session.add(api.SubmittedAssignment(id=_id(*key), assignment_id=_id(lab.name), student_id=student))
-    submitted = _id(*key, "notebook")
+    lab = course.lab(row.lab)
+    key = (lab.name, row.student)
+    session.add(api.SubmittedAssignment(id=_id(*key), assignment_id=_id(lab.name), student_id=row.student))
     session.add(
         api.SubmittedNotebook(
-            id=submitted,
+            id=_id(*key, "notebook"),
             assignment_id=_id(*key),
             notebook_id=_id(lab.name, "notebook"),
-            late_submission_penalty=row.get("late", {}).get("points"),
+            late_submission_penalty=row.late.points if row.late else None,
         )
     )
-    scores = {entry["name"]: entry for entry in row["exercises"]}
-    for name in {**lab.points, **_adapters([row], row["lab"])}:
-        entry = scores.get(name)
+    for name in {**lab.points, **_adapters([row], row.lab)}:
+        _add_result(session, key, name, row, entered)
+    for mark in row.manual:
         session.add(
             api.Grade(
-                id=_id(*key, name),
-                cell_id=_id(lab.name, name),
-                notebook_id=submitted,
-                auto_score=entry["score"] if entry else 0.0,
-                needs_manual_grade=False,
-                **entered.get((*key, "grade", f"check_{name}"), {}),
-            )
-        )
-        said = f"{entry['message']} {entry['hint']}".strip() if entry else row["reason"]
-        session.add(
-            api.Comment(
-                id=_id(*key, name, "comment"),
-                cell_id=_id(lab.name, name, "answer"),
-                notebook_id=submitted,
-                auto_comment=said,
-                **entered.get((*key, "comment", name), {}),
-            )
-        )
-    for entry in row.get("manual", ()):
-        session.add(
-            api.Grade(
-                id=_id(*key, "manual", entry["question"]),
-                cell_id=_id(lab.name, "manual", entry["question"]),
-                notebook_id=submitted,
+                id=_id(*key, "manual", mark.question),
+                cell_id=_id(lab.name, "manual", mark.question),
+                notebook_id=_id(*key, "notebook"),
                 auto_score=0.0,
-                manual_score=entry["score"],
+                manual_score=mark.score,
                 needs_manual_grade=False,
             )
         )
+
+
+def _add_result(session: Any, key: tuple[str, str], name: str, row: Row, entered: dict) -> None:
+    """The points of one exercise or adapter, and what is said of it."""
+    from nbgrader import api
+
+    result = next((result for result in row.exercises if result.name == name), None)
+    session.add(
+        api.Grade(
+            id=_id(*key, name),
+            cell_id=_id(key[0], name),
+            notebook_id=_id(*key, "notebook"),
+            auto_score=result.score if result else 0.0,
+            needs_manual_grade=False,
+            **entered.get((*key, "grade", f"check_{name}"), {}),
+        )
+    )
+    session.add(
+        api.Comment(
+            id=_id(*key, name, "comment"),
+            cell_id=_id(key[0], name, "answer"),
+            notebook_id=_id(*key, "notebook"),
+            auto_comment=f"{result.message} {result.hint}".strip() if result else row.reason,
+            **entered.get((*key, "comment", name), {}),
+        )
+    )
 
 
 def _entered(path: Path) -> dict[tuple, dict[str, Any]]:
@@ -174,7 +184,7 @@ def _entered(path: Path) -> dict[tuple, dict[str, Any]]:
         with Gradebook(f"sqlite:///{path}", COURSE_ID) as book:
             return dict(_entries(book.db))
     except DatabaseError:
-        raise ValueError(f"{path} 不是成绩册 (gradebook)，或已损坏；请移走它再运行") from None
+        raise GradebookError("不是成绩册 (gradebook)，或已损坏", "请移走它再运行", str(path)) from None
 
 
 def _entries(session: Any) -> Iterator[tuple[tuple, dict[str, Any]]]:

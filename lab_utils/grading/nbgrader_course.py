@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.authoring.master import BEGIN_STUB, END_STUB
+from lab_utils.errors import InvalidValue
 from lab_utils.files import write_atomic
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def export(folder: Path, labs: Iterable[course.Lab]) -> list[Path]:
     """Write an nbgrader course into `folder`; the source notebooks, `source/NAME/NAME.ipynb`.
 
     Beside them: `nbgrader_config.py`, and `course/` with the data sets and student notebooks that the labs read.
-    Raises ValueError when there is something in `folder`, MasterError when a master is at fault; then nothing is
+    Raises InvalidValue when there is something in `folder`, MasterError when a master is at fault; then nothing is
     written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} 不是空文件夹；请换一个，免得盖掉里面的成绩和修改")
+        raise InvalidValue("不是空文件夹", "请换一个，免得盖掉里面的成绩和修改", str(folder))
     labs = list(labs)
     made = {lab.name: master.dumps(source_notebook(lab)) for lab in labs}
     home = folder / "course"

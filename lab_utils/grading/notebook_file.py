@@ -8,15 +8,19 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from lab_utils.errors import InvalidValue
 
 MIB = 2**20
 QUICK_LIMIT = 4 * MIB
 """Up to this size a notebook is read here; a larger one in a process of its own, with limits."""
+CLEAR_OUTPUTS = "请清除输出 (clear outputs)，再交"
 CELL_LIMIT, SOURCE_LIMIT, CODE_LIMIT = 3000, 200_000, 1_000_000
 
 
-class Unreadable(ValueError):
+class Unreadable(InvalidValue):
     """No notebook can be read from these bytes. The message says why, in Chinese."""
 
 
@@ -49,37 +53,21 @@ def read_notebook(data: bytes) -> Notebook:
     """
     if len(data) <= QUICK_LIMIT:
         return parse(data)
+    size = f"文件有 {len(data) // MIB} MiB"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", "from lab_utils.grading import notebook_file; notebook_file.read_from_stdin()"],
-            input=data, capture_output=True, timeout=120,
-        )  # fmt: skip
+            [sys.executable, "-I", str(Path(__file__).with_name("read_large.py"))],
+            input=data,
+            capture_output=True,
+            timeout=120,
+        )
         answer = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
-        raise Unreadable(
-            f"文件有 {len(data) // MIB} MiB，读不动；请清除输出 (clear outputs) 后再交"
-        ) from None
-    if "problem" in answer:
-        raise Unreadable(answer["problem"])
-    notes = (*answer["notes"], f"文件有 {len(data) // MIB} MiB，多半是输出；交之前请清除输出 (clear outputs)")
+        raise Unreadable(f"{size}，读不动", CLEAR_OUTPUTS) from None
+    if "what" in answer:
+        raise Unreadable(answer["what"], answer["remedy"])
+    notes = (*answer["notes"], f"{size}，多半是输出；{CLEAR_OUTPUTS}")
     return Notebook(tuple(SubmittedCell(*cell) for cell in answer["cells"]), notes)
-
-
-def read_from_stdin() -> None:
-    """What the process of `read_notebook` does."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
-    resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
-    try:
-        notebook = parse(sys.stdin.buffer.read())
-        cells = [[c.id, c.grade_id, c.kind, c.source] for c in notebook.cells]
-        answer: dict[str, Any] = {"cells": cells, "notes": notebook.notes}
-    except Unreadable as problem:
-        answer = {"problem": str(problem)}
-    except MemoryError:
-        answer = {"problem": "文件太大，读不动；请清除输出 (clear outputs) 后再交"}
-    print(json.dumps(answer))
 
 
 def parse(data: bytes) -> Notebook:

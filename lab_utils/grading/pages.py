@@ -2,14 +2,11 @@
 
 import base64
 import hashlib
-import re
-import unicodedata
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "pages"
-_PATH = re.compile(r"(?<![A-Za-z0-9_.:/-])~?(?:/[\w.@+%-]+){2,}/?", re.ASCII)
 
 
 @lru_cache(maxsize=1)
@@ -45,25 +42,6 @@ def _environment():
     )
     made.globals["css"] = Markup(css())
     return made
-
-
-def safe(text: Any, limit: int = 400) -> str:
-    """`text` fit to be shown: one line, not long, no control, invisible or direction-changing character, and of an
-    absolute path only its last part."""
-    return _PATH.sub(_last_part, plain(str(text)[: 4 * limit]).replace("\n", " ")).strip()[:limit]
-
-
-def plain(text: str) -> str:
-    """`text` with each control, invisible or direction-changing character but the line feed replaced by �."""
-    return "".join(c if c == "\n" or _visible(c) else "�" for c in text.replace("\t", "    "))
-
-
-def _visible(character: str) -> bool:
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
-
-def _last_part(path: re.Match) -> str:
-    return "…/" + path[0].rstrip("/").rpartition("/")[2]
 
 
 def number(value: Any) -> str:

@@ -5,43 +5,44 @@ The page is for the teacher alone: unlike a student's feedback it names hidden c
 
 import base64
 import io
-import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.files import write_atomic
 from lab_utils.grading import (
-    adapter_submissions,
+    adapter_copies,
     answers,
     feedback,
     handout,
     notebook_file,
     pages,
+    results,
     similarity,
     submissions,
 )
-from lab_utils.grading.pages import safe
+from lab_utils.grading.notebook_file import Unreadable
+from lab_utils.grading.reading import Refused
+from lab_utils.grading.row import FAILED, GRADED, MISSING, REFUSED, UNREADABLE, ExerciseResult, Row
+from lab_utils.grading.submissions import Entry, Submissions
+from lab_utils.grading.text import plain, safe
 
-Row = Mapping[str, Any]
-KEYS = {"student", "lab", "status", "reason", "score", "max", "sha256", "exercises"}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 WRONG_SHOWN, HARD_SHOWN, EXAMPLE_LINES = 3, 12, 30
-STATUS = {"missing": "没有交", "unreadable": "读不出来", "refused": "没有打开", "failed": "评分出错"}
+STATUS = {MISSING: "没有交", UNREADABLE: "读不出来", REFUSED: "没有打开", FAILED: "评分出错"}
 _CASE = re.compile(r"用例「([^」]*)」")
 
 
-class ReportError(ValueError):
-    """A folder of results that no report can be made from. The message, Chinese, says why."""
-
-
 @dataclass(frozen=True)
-class Exercise:
+class ExerciseFigures:
     """How an exercise went: mean share of its points over those who handed in, and the common wrong answers."""
 
     lab: str
@@ -52,50 +53,34 @@ class Exercise:
     wrong: tuple[tuple[str, int], ...]
 
 
-def write(out: Path, handed_in: Path | None = None) -> Path:
-    """Write `out`/report.html from the rows in `out`, and from the folder `handed_in` for which answers are alike.
+def write(out: Path, folder: Path | None = None) -> Path:
+    """Write `out`/report.html from the rows in `out`, and from the submissions in `folder` which answers are alike.
 
-    Raises ReportError when there are no rows or one can't be read.
+    Given `folder`, rows of students who are no longer in it are left out. Raises ResultsError when there are no rows,
+    RowError when one can't be read, NotFound without `folder`.
     """
-    rows = read_rows(out)
-    path = out / "report.html"
-    write_atomic(path, page(rows, alike(rows, handed_in) if handed_in else None))
+    rows = results.read_rows(out)
+    same = None
+    if folder is not None:
+        handed_in = submissions.walk(folder)
+        rows = [row for row in rows if row.student in handed_in.by_name]
+        same = alike(rows, handed_in)
+    path = out / results.REPORT
+    write_atomic(path, page(rows, same))
     return path
-
-
-def read_rows(out: Path) -> list[Row]:
-    """The rows of a graded class, `out`/STUDENT/NN.json. Raises ReportError."""
-    rows = []
-    for path in sorted(out.glob("*/*.json")):
-        try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            row = None
-        if not isinstance(row, dict) or not row.keys() >= KEYS:
-            raise ReportError(
-                f"{path.parent.name}/{path.name} 不是一份完整的成绩；删掉它，再运行一次 labs grade"
-            )
-        rows.append(row)
-    if not rows:
-        raise ReportError(
-            f"{out} 里没有成绩 (STUDENT/NN.json)；先运行 labs grade 作业文件夹 --out {out.name}"
-        )
-    return rows
 
 
 # ---------------------------------------------------------------- figures
 
 
-def exercises(rows: Iterable[Row]) -> list[Exercise]:
+def exercises(rows: Iterable[Row]) -> list[ExerciseFigures]:
     """Every exercise of the graded rows, in the course's order."""
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    by_exercise: dict[tuple[str, str], list[ExerciseResult]] = {}
     for row in rows:
-        if row["status"] == "graded":
-            for entry in row["exercises"]:
-                found.setdefault((row["lab"], entry["name"]), []).append(entry)
-    return [
-        _exercise(lab, name, entries) for (lab, name), entries in sorted(found.items(), key=_course_order)
-    ]
+        if row.status == GRADED:
+            for result in row.exercises:
+                by_exercise.setdefault((row.lab, result.name), []).append(result)
+    return [_exercise(*key, given) for key, given in sorted(by_exercise.items(), key=_course_order)]
 
 
 def _course_order(item: tuple[tuple[str, str], Any]) -> tuple:
@@ -104,63 +89,63 @@ def _course_order(item: tuple[tuple[str, str], Any]) -> tuple:
     return lab, names.index(name) if name in names else len(names), name
 
 
-def _exercise(lab: str, name: str, entries: Sequence[Mapping[str, Any]]) -> Exercise:
-    shares = [entry["score"] / entry["points"] if entry["points"] else 0.0 for entry in entries]
-    wrong = Counter(_wrong(entry) for entry in entries if entry["stage"] != "ok")
+def _exercise(lab: str, name: str, given: Sequence[ExerciseResult]) -> ExerciseFigures:
+    shares = [result.score / result.points if result.points else 0.0 for result in given]
+    wrong = Counter(_wrong(result) for result in given if result.stage != "ok")
     common = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
-    return Exercise(
-        lab,
-        name,
-        len(entries),
-        sum(e["stage"] == "ok" for e in entries),
-        statistics.fmean(shares),
-        tuple(common),
-    )
+    whole = sum(result.stage == "ok" for result in given)
+    return ExerciseFigures(lab, name, len(given), whole, statistics.fmean(shares), tuple(common))
 
 
-def _wrong(entry: Mapping[str, Any]) -> str:
+def _wrong(result: ExerciseResult) -> str:
     """What kind of wrong answer this is: a known mistake, else the stage and the case at which it showed."""
-    if entry["mistake"]:
-        return f"典型错误：{safe(entry['mistake'], 60)}"
-    verdict = feedback.verdict(entry)
-    case = _CASE.search(entry["message"])
+    if result.mistake:
+        return f"典型错误：{safe(result.mistake, 60)}"
+    verdict = feedback.verdict(result)
+    case = _CASE.search(result.message)
     return f"{verdict}（{safe(case[1], 40)}）" if case else verdict
 
 
-def alike(
-    rows: Iterable[Row], folder: Path
-) -> dict[str, list[tuple[similarity.Group, list[tuple[str, str]]]]]:
-    """Lab -> the groups of like answers, each with its example: `(student, source)` of its first two.
-
-    Answers are taken from the files that were graded, told by their digest; a file changed since is left out.
-    """
-    wanted = {(row["student"], row["lab"]): row for row in rows if row["status"] == "graded"}
-    given = {number: handout.read(course.lab(number)) for number in sorted({lab for _, lab in wanted})}
-    found_answers: dict[str, dict[str, dict[str, str]]] = {}
-    for student in submissions.students(folder):
-        for number, versions in student.versions.items():
-            row = wanted.get((student.name, number))
-            data = _graded_bytes(versions, row["sha256"]) if row else None
-            if data is not None:
-                picked = answers.pick(given[number], notebook_file.read_notebook(data))
-                found_answers.setdefault(number, {})[student.name] = {
-                    name: picked.code[cell] for name, cell in picked.cell.items() if cell is not None
-                }
-    found = {}
-    for number, own in sorted(found_answers.items()):
-        told = similarity.groups(own, _known(course.lab(number)))
-        if told:
-            found[number] = [
-                (group, [(s, own[s][group.example]) for s in _example(group, own)]) for group in told
-            ]
-    return found
+Alike = dict[str, list[tuple[similarity.Group, list[tuple[str, str]]]]]
+"""Lab -> the groups of like answers, each with its example: `(student, source)` of its first two."""
 
 
-def _graded_bytes(versions: Sequence[submissions.Candidate], sha256: str) -> bytes | None:
-    for candidate in versions:
+def alike(rows: Iterable[Row], handed_in: Submissions) -> Alike:
+    """The groups of like answers. Answers are taken from the files that were graded, told by their digest; a file
+    changed since is left out."""
+    by_lab: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.status == GRADED:
+            by_lab.setdefault(row.lab, []).append(row)
+    groups: Alike = {}
+    for number, graded in sorted(by_lab.items()):
+        given = handout.read(course.lab(number))
+        written = {row.student: _answers(given, row, handed_in) for row in graded}
+        groups[number] = [
+            (group, [(student, written[student][group.example]) for student in _example(group, written)])
+            for group in similarity.groups(written, _known(course.lab(number)))
+        ]
+    return {number: entries for number, entries in groups.items() if entries}
+
+
+def _answers(given: handout.Handout, row: Row, handed_in: Submissions) -> dict[str, str]:
+    """Exercise -> the answer, of the submission that this row is about."""
+    student = handed_in.by_name.get(row.student)
+    data = _graded_bytes(student.versions.get(row.lab, ()), row.sha256) if student else None
+    if data is None:
+        return {}
+    try:
+        picked = answers.pick(given, notebook_file.read_notebook(data))
+    except Unreadable:
+        return {}
+    return {name: picked.code[cell] for name, cell in picked.cell.items() if cell is not None}
+
+
+def _graded_bytes(versions: Sequence[Entry], sha256: str) -> bytes | None:
+    for entry in reversed(versions):
         try:
-            data = candidate.read()
-        except (submissions.Refused, notebook_file.Unreadable):
+            data = entry.read()
+        except (Refused, Unreadable):
             continue
         if notebook_file.digest(data) == sha256:
             return data
@@ -183,23 +168,23 @@ def _example(group: similarity.Group, answers: Mapping[str, Mapping[str, str]]) 
 # ---------------------------------------------------------------- the page
 
 
-def page(rows: Sequence[Row], same: Mapping[str, list] | None = None) -> str:
+def page(rows: Sequence[Row], same: Alike | None = None) -> str:
     """The report as one HTML page. `same`: as `alike` gives it; None when it wasn't looked for."""
-    told = exercises(rows)
-    labs = sorted({row["lab"] for row in rows if row["lab"]})
+    figures = exercises(rows)
+    labs = sorted({row.lab for row in rows if row.lab})
     return pages.render(
         "report.html",
-        students=len({row["student"] for row in rows}),
-        summary=[_lab_line(number, [row for row in rows if row["lab"] == number]) for number in labs],
-        distribution=_picture(_distribution, rows, labs) if told else None,
-        hardest=_picture(_hardest, told) if told else None,
-        attention=[_attention(row) for row in rows if row["status"] != "graded"],
+        students=len({row.student for row in rows}),
+        summary=[_lab_line(number, [row for row in rows if row.lab == number]) for number in labs],
+        distribution=_picture(_distribution, rows, labs) if figures else None,
+        hardest=_picture(_hardest, figures) if figures else None,
+        attention=[_attention(row) for row in rows if row.status != GRADED],
         labs=[
-            {"title": _title(number), "exercises": [_exercise_line(e) for e in told if e.lab == number]}
+            {"title": _title(number), "exercises": [_exercise_line(e) for e in figures if e.lab == number]}
             for number in labs
-            if any(e.lab == number for e in told)
+            if any(e.lab == number for e in figures)
         ],
-        adapters=[_copy(*entry) for entry in adapter_submissions.copies(rows)],
+        adapters=[_copy(copies) for copies in adapter_copies.find(rows)],
         looked=same is not None,
         same=[_group(number, *entry) for number, entries in (same or {}).items() for entry in entries],
     )
@@ -210,32 +195,32 @@ def _title(number: str) -> str:
 
 
 def _shares(rows: Iterable[Row]) -> list[float]:
-    return [row["score"] / row["max"] for row in rows if row["status"] == "graded" and row["max"]]
+    return [row.score / row.maximum for row in rows if row.status == GRADED and row.maximum]
 
 
 def _lab_line(number: str, rows: Sequence[Row]) -> dict[str, str]:
     shares = _shares(rows)
     return {
         "title": _title(number),
-        "handed": f"{sum(row['status'] != 'missing' for row in rows)} / {len(rows)}",
+        "handed": f"{sum(row.status != MISSING for row in rows)} / {len(rows)}",
         "graded": str(len(shares)),
         "mean": f"{statistics.fmean(shares):.0%}" if shares else "–",
         "median": f"{statistics.median(shares):.0%}" if shares else "–",
         "whole": str(sum(share >= 1 for share in shares)),
-        "late": str(sum(bool(row.get("late")) for row in rows)),
+        "late": str(sum(row.late is not None for row in rows)),
     }
 
 
 def _attention(row: Row) -> dict[str, str]:
     return {
-        "student": safe(row["student"], 60),
-        "lab": row["lab"] or "–",
-        "status": STATUS.get(row["status"], safe(row["status"], 20)),
-        "reason": safe(row["reason"]),
+        "student": safe(row.student, 60),
+        "lab": row.lab or "–",
+        "status": STATUS[row.status],
+        "reason": safe(row.reason),
     }
 
 
-def _exercise_line(exercise: Exercise) -> dict[str, Any]:
+def _exercise_line(exercise: ExerciseFigures) -> dict[str, Any]:
     return {
         "name": exercise.name,
         "whole": f"{exercise.whole} / {exercise.students}",
@@ -245,8 +230,12 @@ def _exercise_line(exercise: Exercise) -> dict[str, Any]:
     }
 
 
-def _copy(number: str, students: Sequence[str], how: str) -> dict[str, Any]:
-    return {"lab": _title(number), "students": [safe(student, 60) for student in students], "how": how}
+def _copy(copies: adapter_copies.Copies) -> dict[str, Any]:
+    return {
+        "lab": _title(copies.lab),
+        "students": [safe(student, 60) for student in copies.students],
+        "how": copies.likeness,
+    }
 
 
 def _group(number: str, group: similarity.Group, example: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -262,15 +251,15 @@ def _group(number: str, group: similarity.Group, example: Sequence[tuple[str, st
 
 
 def _excerpt(source: str) -> str:
-    lines = pages.plain(source).strip("\n").split("\n")
+    lines = plain(source).strip("\n").split("\n")
     shown = [line[:160] for line in lines[:EXAMPLE_LINES]]
-    return "\n".join(shown + [f"…（还有 {len(lines) - EXAMPLE_LINES} 行）"] * (len(lines) > EXAMPLE_LINES))
+    return "\n".join([*shown, *[f"…（还有 {len(lines) - EXAMPLE_LINES} 行）"] * (len(lines) > EXAMPLE_LINES)])
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def _picture(draw, *data: Any) -> str:
+def _picture(draw: Callable[..., "Figure"], *data: Any) -> str:
     """A figure as a data URI: SVG with its letters as outlines, so that it looks the same everywhere."""
     import matplotlib
 
@@ -285,15 +274,13 @@ def _picture(draw, *data: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _distribution(rows: Sequence[Row], labs: Sequence[str]):
+def _distribution(rows: Sequence[Row], labs: Sequence[str]) -> "Figure":
     """Histograms of the share of points, one a lab, on the same axes."""
     from matplotlib.figure import Figure
 
     from lab_utils import plots
 
-    drawn = [
-        (number, shares) for number in labs if (shares := _shares(r for r in rows if r["lab"] == number))
-    ]
+    drawn = [(number, shares) for number in labs if (shares := _shares(r for r in rows if r.lab == number))]
     columns = min(3, len(drawn))
     lines = -(-len(drawn) // columns)
     figure = Figure(figsize=(3.1 * columns + 0.4, 2.3 * lines + 0.2), layout="constrained")
@@ -314,13 +301,13 @@ def _distribution(rows: Sequence[Row], labs: Sequence[str]):
     return figure
 
 
-def _hardest(told: Sequence[Exercise]):
+def _hardest(figures: Sequence[ExerciseFigures]) -> "Figure":
     """The exercises with the lowest mean share of points, the hardest on top."""
     from matplotlib.figure import Figure
 
     from lab_utils import plots
 
-    shown = sorted(told, key=lambda e: (e.mean, e.lab, e.name))[:HARD_SHOWN]
+    shown = sorted(figures, key=lambda e: (e.mean, e.lab, e.name))[:HARD_SHOWN]
     figure = Figure(figsize=(7.5, 0.36 * len(shown) + 0.9), layout="constrained")
     ax = figure.subplots()
     bars = ax.barh(range(len(shown)), [e.mean for e in shown], 0.66, color=plots.DARK)

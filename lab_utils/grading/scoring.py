@@ -1,17 +1,10 @@
-"""From a student's cells to points: one row for one submission of one lab.
+"""From a student's cells to points: what the answers of one submission of one lab earn.
 
-A row is a plain dict, the same for the same submission, without times:
-
-    student, lab, status, reason, score, max, file, sha256, version, notes: [str],
-    exercises: [{name, points, score, stage, message, hint, mistake, passed, cases, hidden_passed, hidden_cases}]
-
-`status`: graded; missing (nothing handed in); unreadable (no notebook could be read); refused (a trick in the
-files); failed (the grader itself; try again). `reason` is one line of Chinese, never empty. `stage` of an exercise
-is that of its verdict, or: missing, time, memory, ended, protocol.
+It is the same for the same submission, without times. `stage` of a result is that of its verdict, or: missing, time,
+memory, ended, protocol.
 """
 
 import builtins
-import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -19,71 +12,54 @@ from typing import Any
 from lab_utils.checks.frame import Case, Check, Output, Verdict, difference
 from lab_utils.grading.answers import Answers, pick
 from lab_utils.grading.notebook_file import Notebook
+from lab_utils.grading.row import Earned, ExerciseResult
 from lab_utils.grading.sandbox import Answer, AnswerEnded, Reply, Sandbox
 from lab_utils.grading.tasks import Exercise, Task
+from lab_utils.grading.text import clean
 
-MESSAGE_LIMIT = 300
 RESTARTS = 2
 SUBMISSION_SECONDS = 180.0
 """Wall time after which the remaining exercises of a submission aren't run."""
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 
 
-def clean(text: Any, limit: int = MESSAGE_LIMIT) -> str:
-    """`text` fit for a terminal, a table and a page: no control or direction characters, one line, not long."""
-    text = _UNSEEN.sub(" ", str(text)[: 4 * limit]).strip()
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def row(student: str, lab: str, maximum: float, status: str, reason: str, **more: Any) -> dict[str, Any]:
-    """A row without points; `more` overrides or adds."""
-    return {
-        "student": student, "lab": lab, "status": status, "reason": clean(reason), "score": 0.0, "max": maximum,
-        "file": "", "sha256": "", "version": "", "notes": [], "exercises": [], **more,
-    }  # fmt: skip
-
-
-def grade(task: Task, notebook: Notebook, sandbox: Sandbox) -> dict[str, Any]:
-    """What a notebook earns: `score`, `reason`, `notes` and `exercises` of its row."""
+def grade(task: Task, notebook: Notebook, sandbox: Sandbox) -> Earned:
+    """What a notebook earns."""
     answers = pick(task, notebook)
     until = time.monotonic() + SUBMISSION_SECONDS
     with _Process(sandbox) as process:
-        entries = [_grade_exercise(task, exercise, answers, process, until) for exercise in task.exercises]
-    return {
-        "score": round(sum(entry["score"] for entry in entries), 2),
-        "reason": clean(_summary(entries)),
-        "notes": [clean(note) for note in dict.fromkeys((*notebook.notes, *answers.notes))],
-        "exercises": entries,
-    }
+        results = [_grade_exercise(task, exercise, answers, process, until) for exercise in task.exercises]
+    notes = tuple(clean(note) for note in dict.fromkeys((*notebook.notes, *answers.notes)))
+    score = round(sum(result.score for result in results), 2)
+    return Earned(score, clean(_summary(results)), notes, tuple(results))
 
 
-def _summary(entries: list[dict]) -> str:
+def _summary(results: list[ExerciseResult]) -> str:
     """`通过 3/4 个练习；pass_rate：…`: how many passed, and what the first others lack."""
-    wrong = [entry for entry in entries if entry["stage"] != "ok"]
-    line = f"通过 {len(entries) - len(wrong)}/{len(entries)} 个练习"
-    return "；".join([line, *(f"{entry['name']}：{clean(entry['message'], 60)}" for entry in wrong[:3])])
+    wrong = [result for result in results if result.stage != "ok"]
+    line = f"通过 {len(results) - len(wrong)}/{len(results)} 个练习"
+    return "；".join([line, *(f"{result.name}：{clean(result.message, 60)}" for result in wrong[:3])])
 
 
 def _grade_exercise(
     task: Task, exercise: Exercise, answers: Answers, process: "_Process", until: float
-) -> dict[str, Any]:
-    """The entry of one exercise."""
+) -> ExerciseResult:
+    """The result of one exercise."""
     if answers.cell[exercise.name] is None:
         message = f"没有找到这个练习的单元 (cell)，也没有找到函数 {exercise.function}"
-        return _entry(exercise, Verdict(exercise.name, False, "missing", message), [])
+        return _result(exercise, Verdict(exercise.name, False, "missing", message), [])
     if time.monotonic() > until:
         message = "前面的练习用完了整份作业的时间，这个没有运行 (timeout)"
-        return _entry(exercise, Verdict(exercise.name, False, "time", message), [])
+        return _result(exercise, Verdict(exercise.name, False, "time", message), [])
     caller = _Caller(task, exercise, answers, process)
     outputs = caller.outputs()
     if isinstance(outputs, Verdict):
-        return _entry(exercise, outputs, [])
+        return _result(exercise, outputs, [])
     judged = [_comparable(exercise.check, *pair) for pair in zip(exercise.check.cases, outputs, strict=True)]
     verdict = _judge(exercise.check, [output for output, _ in judged])
     if caller.ended and verdict.stage == "error":
         message = verdict.message.replace("出错：RuntimeError: ", "：", 1)
         verdict = replace(verdict, stage=caller.ended, message=message)
-    return _entry(exercise, verdict, [passed for _, passed in judged])
+    return _result(exercise, verdict, [passed for _, passed in judged])
 
 
 def _judge(check: Check, outputs: list[Output]) -> Verdict:
@@ -102,21 +78,21 @@ def _comparable(check: Check, case: Case, output: Output) -> tuple[Output, bool]
         return Output(error=TypeError(f"返回的值不能比较 ({type(error).__name__})")), False
 
 
-def _entry(exercise: Exercise, verdict: Verdict, passed: list[bool]) -> dict[str, Any]:
+def _result(exercise: Exercise, verdict: Verdict, passed: list[bool]) -> ExerciseResult:
     cases, visible = len(exercise.check.cases), exercise.visible
-    return {
-        "name": exercise.name,
-        "points": exercise.points,
-        "score": points(exercise.points, sum(passed), cases, exercise.free) if passed else 0.0,
-        "stage": verdict.stage,
-        "message": clean(verdict.message),
-        "hint": clean(verdict.hint),
-        "mistake": verdict.mistake,
-        "passed": sum(passed[:visible]),
-        "cases": visible,
-        "hidden_passed": sum(passed[visible:]),
-        "hidden_cases": cases - visible,
-    }
+    return ExerciseResult(
+        exercise.name,
+        exercise.points,
+        points(exercise.points, sum(passed), cases, exercise.free) if passed else 0.0,
+        verdict.stage,
+        clean(verdict.message),
+        clean(verdict.hint),
+        verdict.mistake,
+        sum(passed[:visible]),
+        visible,
+        sum(passed[visible:]),
+        cases - visible,
+    )
 
 
 def points(full: float, passed: int, cases: int, free: int) -> float:

@@ -8,7 +8,7 @@ neither the model answer nor a common way to write it has. The result points out
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab_utils.grading.inside import slicing
@@ -21,6 +21,8 @@ NOVEL_TOKENS = 18
 """Uncommon tokens, over all exercises of a lab, that two students must share to be pointed out; about two lines."""
 VERBATIM = 150
 """Characters of an answer, comments and names and all, that two students don't write by chance."""
+SOURCE_LIMIT, TOKEN_LIMIT = 20_000, 3_000
+"""Characters of an answer, and tokens of it, that are compared; an exercise takes some twenty lines."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
@@ -100,14 +102,22 @@ def _letters(source: str) -> str:
     return "\n".join(line.rstrip() for line in source.strip().split("\n"))
 
 
-def _components(pairs: Mapping[tuple[str, str], object]) -> list[list[tuple[str, str]]]:
+def _components(pairs: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
     """The pairs, those that hang together in one list."""
-    parts: list[list[tuple[str, str]]] = []
-    for pair in sorted(pairs):
-        touching = [part for part in parts if any(set(pair) & set(other) for other in part)]
-        parts = [part for part in parts if part not in touching]
-        parts.append([pair, *(other for part in touching for other in part)])
-    return parts
+    leader: dict[str, str] = {}
+
+    def lead(student: str) -> str:
+        while leader.setdefault(student, student) != student:
+            leader[student] = student = leader[leader[student]]
+        return student
+
+    pairs = sorted(pairs)
+    for first, second in pairs:
+        leader[lead(first)] = lead(second)
+    parts: dict[str, list[tuple[str, str]]] = {}
+    for pair in pairs:
+        parts.setdefault(lead(pair[0]), []).append(pair)
+    return list(parts.values())
 
 
 def _group(
@@ -124,21 +134,26 @@ def _group(
 
 
 def tokens(source: str) -> tuple[str, ...]:
-    """The code of an answer as tokens: what is left when the names and the prose are anybody's."""
-    cell = slicing.parse(source)
-    if cell.error or not cell.statements:
-        return tuple(_TOKEN.findall(source))
-    tree = _Anonymous().visit(ast.Module(cell.statements, []))
+    """The code of an answer as tokens: what is left when the names and the prose are anybody's.
+
+    Of an answer beyond all measure only the beginning is taken.
+    """
+    lines = (line.rstrip() for line in source[:SOURCE_LIMIT].split("\n"))
+    source = "\n".join(line for line in lines if line)
     try:
-        return tuple(_TOKEN.findall(ast.unparse(ast.fix_missing_locations(tree))))
-    except (RecursionError, ValueError):
-        return tuple(_TOKEN.findall(source))
+        cell = slicing.parse(source)
+        if cell.statements and not cell.error:
+            tree = _Anonymous().visit(ast.Module(cell.statements, []))
+            source = ast.unparse(ast.fix_missing_locations(tree))
+    except (RecursionError, ValueError, MemoryError):  # of a depth that no answer has
+        pass
+    return tuple(_TOKEN.findall(source)[:TOKEN_LIMIT])
 
 
 class _Anonymous(ast.NodeTransformer):
     """Drops docstrings and annotations, and numbers the names that a function binds itself."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._names: dict[str, str] = {}
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:

@@ -1,240 +1,282 @@
-"""The files that a class handed in: which are whose, and which may be a version of which lab. Nothing is unpacked.
+"""The files that a class handed in, walked once: which are whose, and which may be a version of which lab.
 
 Layout: `SUBMISSIONS/STUDENT/NN_name.ipynb`, or `SUBMISSIONS/STUDENT.zip`, or a zip in a student's folder. Zips are
-never extracted. Of several versions of a notebook the one with the largest number in its name counts, after
-`NN_name` itself, which counts as 0; a copy without a number (副本, Copy) counts as 1.
+never extracted, links never followed. Nothing is read here but the directories of zips; `Entry.read` does it later.
 """
 
 import os
 import re
 import stat
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from lab_utils import course
-from lab_utils.grading.notebook_file import MIB, Unreadable
+from lab_utils.errors import LabError, NotFound
+from lab_utils.grading import reading, versions
+from lab_utils.grading.notebook_file import Unreadable
+from lab_utils.grading.reading import FILE_LIMIT, MEMBER_LIMIT, Refused
+from lab_utils.grading.row import MISSING, REFUSED, UNREADABLE
+from lab_utils.grading.text import clean, readable, unique_names
 
-FILE_LIMIT = 300 * MIB
-# No link is followed and no pipe waited for, where the system knows these flags (Windows doesn't).
-_READ_ONLY = (
-    os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-)
-MEMBER_LIMIT = 5000
-_IGNORED = {"__MACOSX", ".ipynb_checkpoints"}
-_COPY = re.compile(r"副本|复制|copy|new|final|最终|终版", re.IGNORECASE)
+_SYSTEM = {
+    "__MACOSX", ".ipynb_checkpoints", ".DS_Store", ".git", ".gitignore", ".svn", ".Trash", ".Trashes",
+    "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information", "lost+found",
+}  # fmt: skip
+"""Names that systems leave behind; nobody hands in anything under them."""
 _OTHER_ARCHIVES = {".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"}
-
-
-class Refused(ValueError):
-    """The files play a trick: a link, a path that leads out, a bomb. The message says which, in Chinese."""
+_RENAMED = re.compile(r"\.ipynb[^/]*$", re.IGNORECASE)
+FILE, FOLDER, LINK, SPECIAL = "file", "folder", "link", "special"
+NAMED = 3
+"""Files that a reason names; of the others it says how many."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A file that may be a student's version of a lab. `read` gives its bytes, or raises Refused or Unreadable."""
+class Entry:
+    """A file or folder that was handed in: `parts` lie below `root`, and `inner` in that zip when there is one."""
 
-    lab: str
-    name: str
-    order: tuple
-    read: Callable[[], bytes] = field(repr=False)
+    root: Path = field(repr=False)
+    parts: tuple[str, ...]
+    kind: str = FILE
+    inner: PurePosixPath | None = None
+    number: int = -1
+    """Of a member in the directory of its zip."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path, as the file system or the zip has it."""
+        return self.inner.name if self.inner is not None else self.parts[-1]
+
+    @property
+    def shown(self) -> str:
+        """Its path as the student knows it."""
+        parts = [*(self.parts[1:] or self.parts), *(self.inner.parts if self.inner is not None else ())]
+        return clean("/".join(readable(part) for part in parts))
+
+    def read(self, limit: int = FILE_LIMIT) -> bytes:
+        """The bytes of the file. Raises Refused or Unreadable."""
+        if self.inner is not None:
+            return reading.read_member(self.root, self.parts, self.number, limit)
+        return reading.read_file(self.root, self.parts, limit)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that could not be looked into, or is no notebook, and why; `lab` is empty where nobody can tell."""
+
+    status: str
+    reason: str
+    lab: str = ""
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @dataclass(frozen=True)
 class Student:
-    """One student's files: per lab the versions found, the newest last; and what could not be looked into."""
+    """One student's files: per lab the notebooks, the newest last; and what was odd."""
 
     name: str
-    versions: dict[str, list[Candidate]]
-    problems: list[Exception]
+    entries: tuple[Entry, ...]
+    choices: Mapping[str, versions.Choice]
+    versions: Mapping[str, tuple[Entry, ...]]
+    problems: tuple[Problem, ...]
+
+    def problems_of(self, lab: str) -> list[Problem]:
+        """What may be the reason that there is no notebook of this lab, or no newer one; the likeliest first."""
+        near = [p for p in self.problems if p.lab in (lab, "")]
+        return sorted(near, key=lambda p: (p.status == MISSING, p.lab != lab))
 
 
-def students(root: Path, labs: tuple[course.Lab, ...] = course.LABS) -> Iterator[Student]:
-    """Every student under `root`, by name. Raises FileNotFoundError when there is no such folder."""
-    for name, found in places(root).items():
-        yield student(name, found, labs)
+@dataclass(frozen=True)
+class Submissions:
+    """All that lies in a folder of submissions; `ignored` are names that systems leave there."""
+
+    root: Path
+    students: tuple[Student, ...]
+    ignored: tuple[str, ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, Student]:
+        return {student.name: student for student in self.students}
 
 
-def places(root: Path) -> dict[str, list[Path]]:
-    """Student -> the folder, zips and files that are theirs, by name. Raises FileNotFoundError without `root`."""
+def walk(root: Path, labs: tuple[course.Lab, ...] = course.LABS) -> Submissions:
+    """Every student under `root`, by name. Raises NotFound when there is no such folder."""
     if not root.is_dir():
-        raise FileNotFoundError(f"找不到作业文件夹 (submissions)：{root}")
-    found: dict[str, list[Path]] = {}
-    for entry in sorted(root.iterdir(), key=lambda path: path.name):
-        if ignored(entry.name):
+        raise NotFound(f"找不到作业文件夹 (submissions)：{root}")
+    root = root.resolve()
+    places: dict[str, list[str]] = {}
+    ignored = []
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        name = entry.name
+        if (
+            name in _SYSTEM
+            or name.startswith("._")
+            or (name.startswith(".") and not _may_be_a_student(entry))
+        ):
+            ignored.append(readable(name))
             continue
-        name = entry.name if entry.is_symlink() or entry.is_dir() else entry.stem
-        found.setdefault(name, []).append(entry)
-    return dict(sorted(found.items()))
+        whole = entry.is_symlink() or entry.is_dir(follow_symlinks=False)
+        places.setdefault(name if whole else Path(name).stem, []).append(name)
+    shown = unique_names(places)
+    found = [look(shown[raw], root, names, labs) for raw, names in places.items()]
+    return Submissions(root, tuple(sorted(found, key=lambda student: student.name)), tuple(ignored))
 
 
-def ignored(name: str) -> bool:
-    """Whether a file or folder of this name is never looked at: hidden, or left there by a system."""
-    return name.startswith(".") or name in _IGNORED
+def _may_be_a_student(entry: os.DirEntry) -> bool:
+    """Whether something whose name begins with a dot may have been handed in all the same."""
+    return not entry.is_file(follow_symlinks=False) or entry.name.lower().endswith((".ipynb", ".zip"))
 
 
-def student(name: str, places: list[Path], labs: tuple[course.Lab, ...] = course.LABS) -> Student:
-    """What is in `places`, files, zips and folders of the student `name`; a faulty one is a problem, not raised."""
-    versions: dict[str, list[Candidate]] = {}
-    problems: list[Exception] = []
-    for place in places:
+def look(
+    student: str, root: Path, names: Sequence[str], labs: tuple[course.Lab, ...] = course.LABS
+) -> Student:
+    """What is in the files, zips and folders `names` of `root`; a faulty one is a problem of the student, not raised."""
+    entries: list[Entry] = []
+    problems: list[Problem] = []
+    for name in names:
         try:
-            for candidate in _look_into(place, labs, problems):
-                versions.setdefault(candidate.lab, []).append(candidate)
+            for entry in _entries(root, (name,)):
+                entries += _with_members(entry, labs, problems)
         except (Refused, Unreadable) as problem:
-            problems.append(problem)
-        except OSError as problem:
-            problems.append(
-                Unreadable(f"{place.name} 读不出来：{problem.strerror or type(problem).__name__}")
-            )
-    for found in versions.values():
-        found.sort(key=lambda candidate: candidate.order)
-    return Student(name, versions, problems)
+            problems.append(_problem(problem))
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        lab = _notebook_of(entry, labs, problems)
+        if lab:
+            found.setdefault(lab.number, []).append(entry)
+    problems += _no_notebooks(entries, labs)
+    choices = {
+        number: versions.choose([entry.shown for entry in own], course.lab(number), student)
+        for number, own in found.items()
+    }
+    ordered = {number: tuple(own[i] for i in choices[number].order) for number, own in found.items()}
+    return Student(student, tuple(entries), choices, ordered, tuple(problems))
 
 
-def _look_into(place: Path, labs: tuple[course.Lab, ...], problems: list[Exception]) -> Iterator[Candidate]:
-    """The candidates in a folder, in a zip, or a single file."""
-    if place.is_symlink():
-        raise Refused(f"{place.name} 是一个链接 (symlink)，不会被打开")
-    if not place.is_dir():
-        yield from _file(place, place.name, labs, problems)
-        return
+def _problem(error: LabError, lab: str = "") -> Problem:
+    return Problem(REFUSED if isinstance(error, Refused) else UNREADABLE, clean(error), lab)
+
+
+# ---------------------------------------------------------------- the walk
+
+
+def _entries(root: Path, parts: tuple[str, ...]) -> Iterator[Entry]:
+    """A file, or a folder and all below it, in order. Raises Refused when it is too much."""
+    path = root.joinpath(*parts)
+    try:
+        kind = _kind(path.lstat().st_mode)
+    except OSError as error:
+        raise Unreadable(f"{readable(parts[-1])} 读不出来：{error.strerror}") from None
+    waiting = [Entry(root, parts, kind)]
     seen = 0
-    for folder, folders, files in os.walk(place, followlinks=False):
-        for sub in list(folders):
-            if ignored(sub):
-                folders.remove(sub)
-            elif Path(folder, sub).is_symlink():
-                problems.append(Refused(f"文件夹 {sub} 是一个链接 (symlink)，不会被打开"))
-        folders.sort()
-        seen += len(files) + len(folders)
+    while waiting:
+        entry = waiting.pop()
+        yield entry
+        if entry.kind != FOLDER:
+            continue
+        inside = _listed(root, entry)
+        seen += len(inside)
         if seen > MEMBER_LIMIT:
             raise Refused(f"文件太多，超过 {MEMBER_LIMIT} 个")
-        for file in sorted(files):
-            path = Path(folder, file)
-            yield from _file(path, str(path.relative_to(place)), labs, problems)
+        waiting += reversed(inside)
 
 
-def _file(
-    path: Path, shown: str, labs: tuple[course.Lab, ...], problems: list[Exception]
-) -> Iterator[Candidate]:
-    suffix = path.suffix.lower()
-    if path.name.startswith("."):
-        return
-    if suffix == ".zip":
-        try:
-            yield from _zip(path, labs)
-        except (Refused, Unreadable) as problem:
-            problems.append(problem)
-    elif suffix in _OTHER_ARCHIVES:
-        problems.append(Unreadable(f"{path.name} 是 {suffix} 压缩包，请改用 zip 或文件夹"))
-    elif suffix == ".ipynb":
-        lab = lab_of(path.name, labs)
-        if lab is None:
-            problems.append(
-                Unreadable(f"{path.name} 的名字里看不出是哪个实验 (lab)，应形如 05_swift_qlora.ipynb")
-            )
-        else:
-            yield Candidate(lab.number, shown, _order(path.name, lab, shown), lambda: _bytes(path))
-
-
-def _bytes(path: Path) -> bytes:
-    """The bytes of a regular file that isn't reached through a link. Raises Refused otherwise, or when too large."""
+def _listed(root: Path, folder: Entry) -> list[Entry]:
+    """What lies in a folder, by name; hidden things and what systems leave there aren't looked at."""
+    found = []
     try:
-        handle = os.open(path, _READ_ONLY)
+        with os.scandir(root.joinpath(*folder.parts)) as entries:
+            for entry in entries:
+                if not (entry.name.startswith(".") or entry.name in _SYSTEM):
+                    kind = _kind(entry.stat(follow_symlinks=False).st_mode)
+                    found.append(Entry(root, (*folder.parts, entry.name), kind))
+                if len(found) > MEMBER_LIMIT:
+                    break
     except OSError as error:
-        if path.is_symlink():
-            raise Refused(f"{path.name} 是一个链接 (symlink)，不会被打开") from None
-        raise Unreadable(f"{path.name} 读不出来：{error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise Refused(f"{path.name} 不是普通文件")
-    with os.fdopen(handle, "rb") as file:
-        data = file.read(FILE_LIMIT + 1)
-    if len(data) > FILE_LIMIT:
-        raise Refused(f"{path.name} 太大，超过 {FILE_LIMIT // MIB} MiB")
-    return data
+        raise Unreadable(f"文件夹 {folder.shown} 读不出来：{error.strerror}") from None
+    return sorted(found, key=lambda entry: entry.name)
 
 
-def zip_members(path: Path) -> list[tuple[PurePosixPath, zipfile.ZipInfo]]:
-    """The files in a zip. Raises Refused for a link, or a zip with links, paths that lead out, or bombs in it;
-    Unreadable for what isn't a zip."""
-    if path.is_symlink():
-        raise Refused(f"{path.name} 是一个链接 (symlink)，不会被打开")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
-        raise Unreadable(f"{path.name} 不是完整的 zip 文件") from None
-    if len(members) > MEMBER_LIMIT:
-        raise Refused(f"{path.name} 里文件太多，超过 {MEMBER_LIMIT} 个")
-    if sum(member.file_size for member in members) > 2 * FILE_LIMIT:
-        raise Refused(f"{path.name} 解压后太大，超过 {2 * FILE_LIMIT // MIB} MiB (zip bomb)")
-    found = [(PurePosixPath(_member_name(member).replace("\\", "/")), member) for member in members]
-    for pure, member in found:
-        if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[:1]:
-            raise Refused(f"{path.name} 里有通向外面的路径 (path traversal)")
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise Refused(f"{path.name} 里有链接 (symlink)")
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return LINK
+    return FOLDER if stat.S_ISDIR(mode) else FILE if stat.S_ISREG(mode) else SPECIAL
+
+
+def _with_members(entry: Entry, labs: tuple[course.Lab, ...], problems: list[Problem]) -> list[Entry]:
+    """The entry, and what is in it when it is a zip."""
+    lab = versions.lab_of(entry.name, labs)
+    number = lab.number if lab else ""
+    if entry.kind == LINK:
+        problems.append(Problem(REFUSED, f"{entry.shown} 是一个链接 (symlink)，不会被打开", number))
+    elif entry.kind == SPECIAL:
+        problems.append(
+            Problem(REFUSED, f"{entry.shown} 不是普通文件 (FIFO、设备或套接字)，不会被打开", number)
+        )
+    elif entry.kind == FILE and entry.name.lower().endswith(".zip"):
+        try:
+            return [entry, *_members(entry)]
+        except (Refused, Unreadable) as problem:
+            problems.append(_problem(problem, number))
+    return [entry]
+
+
+def _members(entry: Entry) -> list[Entry]:
+    """The files in a zip, and the folders that they lie in."""
+    files = [
+        Entry(entry.root, entry.parts, FILE, inner, number)
+        for inner, number in reading.zip_members(entry.root, entry.parts)
+        if not any(part.startswith(".") or part in _SYSTEM for part in inner.parts)
+    ]
+    folders = {folder for file in files if file.inner is not None for folder in file.inner.parents}
+    return [*files, *(Entry(entry.root, entry.parts, FOLDER, folder) for folder in sorted(folders))]
+
+
+# ---------------------------------------------------------------- what the files are
+
+
+def _notebook_of(entry: Entry, labs: tuple[course.Lab, ...], problems: list[Problem]) -> course.Lab | None:
+    """The lab that a file is a version of; a problem when it looks like a notebook and can't be one."""
+    if entry.kind != FILE:
+        return None
+    name = entry.name.lower().strip()
+    lab = versions.lab_of(name, labs)
+    number = lab.number if lab else ""
+    suffix = PurePosixPath(name).suffix
+    text = ""
+    if suffix == ".ipynb":
+        if lab:
+            return lab
+        text = f"{entry.shown} 的名字里看不出是哪个实验 (lab)，应形如 05_swift_qlora.ipynb"
+    elif suffix == ".zip" and entry.inner is not None:
+        text = f"{entry.shown}：压缩包里面还有压缩包；请直接压缩笔记本 (.ipynb)"
+    elif suffix in _OTHER_ARCHIVES:
+        text = f"{entry.shown} 是 {suffix} 压缩包，请改用 zip 或文件夹"
+    elif _RENAMED.search(name):
+        text = f"{entry.shown} 的扩展名不对，要以 .ipynb 结尾；请改名后再交"
+    if text:
+        problems.append(Problem(UNREADABLE, text, number))
+    return None
+
+
+def _no_notebooks(entries: Iterable[Entry], labs: tuple[course.Lab, ...]) -> list[Problem]:
+    """What was handed in instead of notebooks (.py, .html, .pdf …), one problem for each lab that it names."""
+    others: dict[str, list[str]] = {}
+    for entry in entries:
+        suffix = PurePosixPath(entry.name.lower().strip()).suffix
+        if entry.kind == FILE and suffix not in {".ipynb", ".zip", *_OTHER_ARCHIVES}:
+            lab = versions.lab_of(entry.name, labs)
+            if not _RENAMED.search(entry.name):
+                others.setdefault(lab.number if lab else "", []).append(entry.shown)
     return [
-        (pure, member)
-        for pure, member in found
-        if not (member.is_dir() or _IGNORED & set(pure.parts) or pure.name.startswith("."))
+        Problem(MISSING, f"交来的是 {some(names)}，不是笔记本 (.ipynb)", number)
+        for number, names in others.items()
     ]
 
 
-def _zip(path: Path, labs: tuple[course.Lab, ...]) -> Iterator[Candidate]:
-    """The candidates in a zip. Raises what `zip_members` raises."""
-    for pure, member in zip_members(path):
-        if pure.suffix.lower() != ".ipynb":
-            continue
-        lab = lab_of(pure.name, labs)
-        if lab is not None:
-            shown = f"{path.name}/{pure}"
-            order = _order(pure.name, lab, shown)
-            yield Candidate(lab.number, shown, order, lambda member=member: member_bytes(path, member))
-
-
-def _member_name(member: zipfile.ZipInfo) -> str:
-    """The name, mended when a Chinese Windows wrote it in GBK without saying so."""
-    if member.flag_bits & 0x800:
-        return member.filename
-    try:
-        return member.filename.encode("cp437").decode("gbk")
-    except UnicodeError:
-        return member.filename
-
-
-def member_bytes(path: Path, member: zipfile.ZipInfo, limit: int = FILE_LIMIT) -> bytes:
-    """A member's bytes, at most `limit`, counted while reading, not believed. Raises Refused or Unreadable."""
-    if member.flag_bits & 1:
-        raise Unreadable(f"{path.name} 有密码，打不开")
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            data = file.read(limit + 1)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError, RuntimeError):
-        raise Unreadable(f"{path.name} 已损坏，解不开") from None
-    if len(data) > limit:
-        raise Refused(
-            f"{path.name} 里的 {PurePosixPath(member.filename).name} 太大，超过 {limit / MIB:g} MiB (zip bomb)"
-        )
-    return data
-
-
-def lab_of(file_name: str, labs: tuple[course.Lab, ...]) -> course.Lab | None:
-    """The lab that a file is named after: it begins with the number, or holds the slug."""
-    stem = file_name.rsplit(".", 1)[0].strip().lower()
-    for lab in labs:
-        if re.match(rf"{lab.number}(?!\d)", stem):
-            return lab
-    return next((lab for lab in labs if lab.slug in stem), None)
-
-
-def _order(file_name: str, lab: course.Lab, shown: str) -> tuple:
-    """What versions are sorted by, the newest last."""
-    rest = file_name.rsplit(".", 1)[0].lower().replace(lab.name, "").replace(lab.slug, "")
-    rest = re.sub(rf"^{lab.number}(?!\d)", "", rest)
-    numbers = re.findall(r"\d+", rest)
-    number = int(numbers[-1][:12]) if numbers else int(bool(_COPY.search(rest)))
-    return number, len(rest), shown
+def some(names: Sequence[str]) -> str:
+    """`a、b、c 等 9 个`."""
+    return "、".join(names[:NAMED]) + (f" 等 {len(names)} 个" if len(names) > NAMED else "")

@@ -4,6 +4,7 @@ Nothing is run, and nothing of the solutions is needed: it is the collector's co
 an answer is right, the check cells in the notebook say.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.grading import answers, handout, notebook_file, submissions
 from lab_utils.grading.inside import slicing
+from lab_utils.grading.reading import Refused
+from lab_utils.grading.row import MISSING
 
-WRITTEN, UNWRITTEN, BROKEN, MISSING = "written", "unwritten", "broken", "missing"
+WRITTEN, UNWRITTEN, BROKEN = "written", "unwritten", "broken"
 _MARKS = {WRITTEN: "✅", UNWRITTEN: "✏️", BROKEN: "❌", MISSING: "❌"}
 
 
@@ -79,27 +82,33 @@ def examine(path: Path) -> Report:
     """
     if not path.exists() and not path.is_symlink():
         raise FileNotFoundError(f"找不到 {path}。请给出笔记本文件，如 labs submit-check 00_quickstart.ipynb")
-    found = submissions.student(path.name, [path])
-    labs = tuple(_lab(number, versions) for number, versions in sorted(found.versions.items()))
-    problems = [str(problem) for problem in found.problems]
+    absolute = Path(os.path.abspath(path))  # not resolved: a link is to be seen
+    student = submissions.look(absolute.name, absolute.parent, [absolute.name])
+    labs = tuple(_lab(number, student) for number in sorted(student.versions))
+    problems = [str(problem) for problem in student.problems if problem.status != MISSING or not labs]
     if not labs and not problems:
         problems = [f"{path.name} 里没有笔记本 (.ipynb)"]
     return Report(labs, tuple(problems))
 
 
-def _lab(number: str, versions: list[submissions.Candidate]) -> Lab:
+def _lab(number: str, student: submissions.Student) -> Lab:
     """The newest version, which is the one that is graded."""
-    lab, chosen = course.lab(number), versions[-1]
+    lab, versions = course.lab(number), student.versions[number]
+    chosen = versions[-1]
     title = f"{lab.number} {lab.title}"
-    notes = (f"有 {len(versions)} 份，会评 {chosen.name}",) if len(versions) > 1 else ()
+    notes = (
+        (f"有 {len(versions)} 份，会评 {chosen.shown}（{student.choices[number].reason}）",)
+        if len(versions) > 1
+        else ()
+    )
     try:
         notebook = notebook_file.read_notebook(chosen.read())
-    except (submissions.Refused, notebook_file.Unreadable) as problem:
-        return Lab(title, chosen.name, str(problem), (), notes)
+    except (Refused, notebook_file.Unreadable) as problem:
+        return Lab(title, chosen.shown, str(problem), (), notes)
     given, titles = handout.read(lab), handout.titles(lab)
     picked = answers.pick(given, notebook)
     findings = tuple(_finding(titles[asked.name], asked, picked) for asked in given.exercises)
-    return Lab(title, chosen.name, "", findings, (*notes, *dict.fromkeys((*notebook.notes, *picked.notes))))
+    return Lab(title, chosen.shown, "", findings, (*notes, *dict.fromkeys((*notebook.notes, *picked.notes))))
 
 
 def _finding(title: str, asked: handout.Asked, picked: answers.Answers) -> Finding:

@@ -251,7 +251,7 @@ def version(lab: course.Lab, seed: int) -> str:
 def _graders() -> list[Path]:
     """The modules of this package on which a score depends."""
     here = Path(__file__).parent
-    names = ("answers", "notebook_file", "scoring", "tasks")
+    names = ("answers", "notebook_file", "row", "text", "scoring", "tasks")
     return [*(here / f"{name}.py" for name in names), *here.glob("inside/*.py")]
 
 

@@ -1,6 +1,6 @@
 """Jobs in processes of this machine, or on a Dask cluster that is already there. A job has a method `run`.
 
-What comes back is what `run` gives, a plain dict, or a line that says why it gave nothing. A job whose process dies
+What comes back is what `run` gives, which is never a string, or a line that says why it gave nothing. A job whose process dies
 is tried again, ATTEMPTS times in all; the other jobs go on.
 """
 
@@ -11,17 +11,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 ATTEMPTS = 3
 
-Done = tuple[Any, dict | str]
+Done = tuple[Any, Any]
 """A job, and its outcome."""
 
 
-def outcome(job: Any) -> dict | str:
+def outcome(job: Any) -> Any:
     """Run a job here. What goes wrong in it doesn't stop the others."""
     try:
         return job.run()
@@ -65,12 +65,28 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """The process that workers are forked from is a `python -c`, which would look for modules in the current folder
+    first: code of a file that lies there would run as the grader."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def processes(jobs: Sequence[Any], workers: int, imports: Iterable[str] = ()) -> Iterator[Done]:
     """Do the jobs in so many processes, forked from one that has the `imports`; each job as it gets done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *imports])
     waiting = deque((job, 1) for job in jobs)
-    idle = [_Worker(context) for _ in range(min(workers, len(jobs)))]
+    with _safe_path():
+        idle = [_Worker(context) for _ in range(min(workers, len(jobs)))]
     busy: dict[Connection, tuple[_Worker, Any, int]] = {}
     try:
         while waiting or busy:

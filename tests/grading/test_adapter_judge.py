@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from lab_utils import models
-from lab_utils.grading import adapter_judge
-from lab_utils.grading.adapter_judge import CONFIG, WEIGHTS, ArtefactError, Demand, judge_adapter
+from lab_utils.grading import adapter_files, adapter_judge
+from lab_utils.grading.adapter_files import CONFIG, WEIGHTS, AdapterFault
+from lab_utils.grading.adapter_judge import Demand, judge_adapter
+from lab_utils.grading.row import Judgement
 
 FEW = Demand(questions=8)
 
@@ -38,25 +41,24 @@ def reweigh(folder: Path, change) -> None:
 
 def refusal(folder: Path, demand: Demand = FEW, **where) -> str:
     judged = judge_adapter(folder, demand, **where)
-    assert judged["status"] == "refused" and judged["share"] == 0.0
-    assert set(judged) == {"status", "reason", "share"}
-    assert str(folder.parent) not in judged["reason"] and "\n" not in judged["reason"]
-    return judged["reason"]
+    assert judged == Judgement("refused", judged.reason)
+    assert str(folder.parent) not in judged.reason and "\n" not in judged.reason
+    return judged.reason
 
 
 def test_the_shipped_adapter_earns_everything_and_is_recognised():
     judged = judge_adapter(models.shipped_adapter())
-    assert judged["status"] == "graded" and judged["share"] == 1.0 and judged["shipped"]
-    assert judged["passed"] >= 20 and judged["base_passed"] <= 2 and judged["low"] > 0
+    assert judged.status == "graded" and judged.share == 1.0 and judged.shipped
+    assert judged.passed >= 20 and judged.base_passed <= 2 and judged.low > 0
     assert judged == judge_adapter(models.shipped_adapter())
-    json.dumps(judged, allow_nan=False)
+    json.dumps(asdict(judged), allow_nan=False)
 
 
 def test_another_path_of_the_base_and_another_precision_are_no_matter(folder):
     configure(folder, base_model_name_or_path="C:\\Users\\学生\\models\\xiaoshi-base\\")
     reweigh(folder, lambda name, tensor: tensor.to(torch.bfloat16))
     judged = judge_adapter(folder, FEW)
-    assert judged["share"] == 1.0 and not judged["shipped"]
+    assert judged.share == 1.0 and judged.shipped
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.02, 1e30])
@@ -64,14 +66,14 @@ def test_weights_that_learned_nothing_earn_nothing(folder, scale):
     generator = torch.Generator().manual_seed(0)
     reweigh(folder, lambda name, tensor: torch.randn(tensor.shape, generator=generator) * scale)
     judged = judge_adapter(folder, FEW)
-    assert judged["status"] == "graded" and judged["share"] == 0.0 and "看不出比底座好" in judged["reason"]
+    assert judged.status == "graded" and judged.share == 0.0 and "看不出比底座好" in judged.reason
 
 
 def test_points_are_in_proportion_below_the_demand(folder):
     reweigh(folder, lambda name, tensor: tensor * 0.6 if "lora_B" in name else tensor)
     judged = judge_adapter(folder, Demand(questions=24, full_rate=1.0))
-    assert 0 < judged["passed"] < 24 and judged["low"] > 0
-    assert judged["share"] == round(judged["passed"] / 24, 4) and "100%" in judged["reason"]
+    assert 0 < judged.passed < 24 and judged.low > 0
+    assert judged.share == round(judged.passed / 24, 4) and "100%" in judged.reason
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_pickled_weights_are_never_opened(folder):
 def test_other_files_of_a_checkpoint_are_not_looked_at(folder):
     (folder / "training_args.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'false'\ntR.")
     os.mkfifo(folder / "optimizer.pt")
-    assert judge_adapter(folder, FEW)["share"] == 1.0
+    assert judge_adapter(folder, FEW).share == 1.0
 
 
 def test_links_and_pipes_are_refused(folder, tmp_path):
@@ -196,14 +198,14 @@ def test_links_and_pipes_are_refused(folder, tmp_path):
         assert "普通文件" in refusal(folder)
         (folder / name).rmdir()
         shutil.copy(real / name, folder / name)
-    assert judge_adapter(folder, FEW)["share"] == 1.0
+    assert judge_adapter(folder, FEW).share == 1.0
     (tmp_path / "link").symlink_to(real)
     assert "链接" in refusal(tmp_path / "link")
     assert "没有文件夹" in refusal(tmp_path / "nothing")
 
 
 def test_no_link_on_the_way_is_followed_and_none_leads_out(folder, tmp_path):
-    assert judge_adapter(folder, FEW, within=tmp_path)["share"] == 1.0
+    assert judge_adapter(folder, FEW, within=tmp_path).share == 1.0
     (tmp_path / "other").symlink_to(folder.parent)
     assert "链接" in refusal(tmp_path / "other" / "adapter", within=tmp_path)
     for outside in (tmp_path / "student" / ".." / ".." / "x", Path("/etc")):
@@ -229,8 +231,8 @@ def test_a_file_swapped_for_a_link_all_the_time_never_shows_what_the_link_leads_
     seen = set()
     try:
         for _ in range(400):
-            with contextlib.suppress(ArtefactError):
-                seen.add(adapter_judge.read_files(folder)[CONFIG])
+            with contextlib.suppress(AdapterFault):
+                seen.add(adapter_files.read_files(folder)[CONFIG])
     finally:
         stop.set()
         thread.join()
@@ -238,27 +240,30 @@ def test_a_file_swapped_for_a_link_all_the_time_never_shows_what_the_link_leads_
 
 
 def test_what_was_read_is_what_is_judged(folder):
-    files = adapter_judge.read_files(folder)
+    files = adapter_files.read_files(folder)
     shutil.rmtree(folder)
     config = adapter_judge.read_config(files[CONFIG], FEW)
     assert save(adapter_judge.read_weights(files[WEIGHTS], config))
 
 
 def test_adapters_that_compute_the_same_are_told_from_others():
-    files = adapter_judge.read_files(models.shipped_adapter())
+    files = adapter_files.read_files(models.shipped_adapter())
     config = adapter_judge.read_config(files[CONFIG], FEW)
     weights = adapter_judge.read_weights(files[WEIGHTS], config)
     generator = torch.Generator().manual_seed(0)
-    turn = torch.linalg.qr(torch.randn(config["rank"], config["rank"], generator=generator))[0]
+    turn = torch.linalg.qr(torch.randn(config.rank, config.rank, generator=generator))[0]
 
     def same(change, **changes) -> bool:
         changed = {name: change(name, tensor) for name, tensor in weights.items()}
-        other = adapter_judge.projection({**config, **changes}, changed)
-        return adapter_judge.computes_the_same(adapter_judge.shipped_projection(), other)
+        settings = replace(config, **changes)
+        other = adapter_judge.projection(settings, changed)
+        alike = adapter_judge.computes_the_same(adapter_judge.shipped_projection(), other)
+        assert adapter_judge.is_shipped(settings, changed) == alike
+        return alike
 
     assert same(lambda name, tensor: tensor * 3 if "lora_A" in name else tensor / 3)
     assert same(lambda name, tensor: turn @ tensor if "lora_A" in name else tensor @ turn.T)
-    assert same(lambda name, tensor: tensor / 2 if "lora_A" in name else tensor, alpha=2 * config["alpha"])
+    assert same(lambda name, tensor: tensor / 2 if "lora_A" in name else tensor, alpha=2 * config.alpha)
     assert same(lambda name, tensor: tensor.to(torch.bfloat16).float())
     assert not same(lambda name, tensor: tensor * 0.99)
     assert not same(lambda name, tensor: tensor * (1 + 0.05 * torch.randn(tensor.shape, generator=generator)))

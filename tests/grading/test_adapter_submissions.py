@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 
 from lab_utils import models
 from lab_utils.cli import app
-from lab_utils.grading import adapter_submissions, policy
-from lab_utils.grading.adapter_judge import CONFIG, WEIGHTS, Demand
+from lab_utils.grading import adapter_copies, adapter_submissions, policy
+from lab_utils.grading.adapter_files import CONFIG, WEIGHTS
+from lab_utils.grading.adapter_judge import Demand
+from lab_utils.grading.row import Row
+from lab_utils.grading.submissions import walk
 from tests.grading.hostile import FULL, LAB, RIGHT, notebook, write
 
 POINTS = 10.0
@@ -34,10 +37,14 @@ def doubled(name, tensor):
     return tensor * (2.0 if "lora_A" in name else 0.5)
 
 
-def noisy(name, tensor):
-    """A good adapter of its own."""
-    generator = torch.Generator().manual_seed(1)
-    return tensor * (1 + 0.05 * torch.randn(tensor.shape, generator=generator))
+def noisy(seed):
+    """A good adapter of its own, another for each seed."""
+
+    def change(name, tensor):
+        generator = torch.Generator().manual_seed(seed)
+        return tensor * (1 + 0.05 * torch.randn(tensor.shape, generator=generator))
+
+    return change
 
 
 def pack(folder: Path, file: Path, inner: str) -> None:
@@ -51,28 +58,33 @@ def made(tmp_path_factory):
     """A class, graded: the folder, rows by student, and what the command said."""
     base = tmp_path_factory.mktemp("class")
     root = base / "作业"
-    for student in ("好", "复制", "零", "坏", "链接", "没交", "附带", "深处", "改名"):
+    for student in ("好", "复制", "换数", "零", "坏", "链接", "没交", "附带", "附带换数", "深处", "改名"):
         (root / student).mkdir(parents=True)
         write(root / student, notebook(RIGHT if student != "没交" else {}))
-    good = adapter(root / "好" / "adapter", doubled)
+    good = adapter(root / "好" / "adapter", noisy(2))
     pack(good, root / "复制" / "作业.zip", "output/adapter")
+    weights = load_file(good / WEIGHTS)
+    adapter(root / "换数" / "adapter", lambda name, tensor: doubled(name, weights[name]))
     adapter(root / "零" / "adapter", lambda name, tensor: tensor * 0)
     whole = (adapter(root / "坏" / "adapter", doubled) / WEIGHTS).read_bytes()
     (root / "坏" / "adapter" / WEIGHTS).write_bytes(whole[: len(whole) // 2])
     (root / "链接" / "adapter").symlink_to(good)
     shutil.copytree(models.shipped_adapter(), root / "附带" / "adapter")
-    adapter(root / "深处" / "output" / "v0" / "adapter", noisy)
+    adapter(root / "附带换数" / "adapter", doubled)
+    adapter(root / "深处" / "output" / "v0" / "adapter", noisy(1))
     shutil.copytree(good, root / "改名" / "checkpoint-100")
     pack(good, root / "只有适配器.zip", "adapter")
-    table = base / "artefacts.csv"
+    table = base / "adapters.csv"
     table.write_text(f"lab,folder,points,questions\n{LAB.number},adapter,{POINTS:g},8\n", "utf-8")
     said = grade(root, base / "成绩", table)
     return base, rows(base / "成绩"), said
 
 
 def grade(root: Path, out: Path, table: Path) -> str:
-    told = ["--artefacts", str(table)] if table else []
-    done = CliRunner().invoke(app, ["grade", str(root), "--out", str(out), "--workers", "2", *told])
+    told = ["--adapters", str(table)] if table else []
+    done = CliRunner().invoke(
+        app, ["grade", str(root), "--out", str(out), "--workers", "2", "--seed", "0", *told]
+    )
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -97,13 +109,15 @@ def content(out: Path) -> dict[str, bytes]:
         ("链接", 0, "refused", "链接"),
         ("没交", 0, "missing", "没有交文件夹 adapter"),
         ("改名", 0, "missing", "没有交文件夹 adapter"),
+        ("换数", POINTS, "ok", "通过 8 道"),
         ("附带", 0, "shipped", "课程附带的适配器"),
+        ("附带换数", 0, "shipped", "课程附带的适配器"),
         ("只有适配器", POINTS, "ok", "通过 8 道"),
     ],
 )
 def test_it_earns_what_it_is_worth_and_says_why(made, student, score, stage, said):
     row = made[1][student]
-    (entry,) = [entry for entry in row["exercises"] if "artefact" in entry]
+    (entry,) = [entry for entry in row["exercises"] if "adapter" in entry]
     assert (entry["name"], entry["points"], entry["score"], entry["stage"]) == (
         "adapter",
         POINTS,
@@ -139,10 +153,12 @@ def test_it_is_in_the_table_the_page_and_the_gradebook(made):
 
 def test_the_same_adapters_are_pointed_out_to_the_teacher_alone(made):
     base, found, said = made
-    groups = {
-        frozenset(students): how for _, students, how in adapter_submissions.copies(list(found.values()))
+    rows = [Row.from_json(row) for row in found.values()]
+    groups = {frozenset(copies.students): copies.likeness for copies in adapter_copies.find(rows)}
+    assert groups == {
+        frozenset({"好", "复制", "换数", "只有适配器"}): "算出来相同",
+        frozenset({"课程附带的适配器", "附带", "附带换数"}): "算出来相同",
     }
-    assert groups == {frozenset({"课程附带的适配器", "好", "复制", "附带", "只有适配器"}): "算出来相同"}
     assert "算出来相同：课程附带的适配器、" in said and "深处" not in said
     done = CliRunner().invoke(app, ["report", str(base / "成绩")])
     assert done.exit_code == 0 and "相同的适配器" in (base / "成绩" / "report.html").read_text("utf-8")
@@ -154,9 +170,9 @@ def test_the_same_adapters_are_pointed_out_to_the_teacher_alone(made):
 def test_again_nothing_is_judged_and_every_byte_is_the_same(made):
     base, _, first = made
     before = content(base / "成绩")
-    assert "适配器 (adapter)：8 个要评，0 个沿用" in first
-    assert "适配器 (adapter)：0 个要评，8 个沿用" in grade(
-        base / "作业", base / "成绩", base / "artefacts.csv"
+    assert "适配器 (adapter)：10 个要评，0 个沿用" in first
+    assert "适配器 (adapter)：0 个要评，10 个沿用" in grade(
+        base / "作业", base / "成绩", base / "adapters.csv"
     )
     assert content(base / "成绩") == before
 
@@ -171,7 +187,7 @@ def test_after_a_stop_it_ends_with_the_same_files(made, tmp_path):
     ]:
         path.unlink()
     shutil.rmtree(out / "好")
-    assert "1 份要运行" in grade(base / "作业", out, base / "artefacts.csv")
+    assert "1 份要运行" in grade(base / "作业", out, base / "adapters.csv")
     assert content(out) == content(base / "成绩")
 
 
@@ -187,12 +203,12 @@ def test_without_the_table_nothing_changes(made, tmp_path):
 
 def test_files_that_change_while_they_are_judged_are_not_judged(tmp_path):
     folder = adapter(tmp_path / "作业" / "甲" / "adapter", doubled)
-    asked = policy.Asked(LAB.number, "adapter", POINTS, Demand(questions=8))
-    found = adapter_submissions.find(tmp_path / "作业", tmp_path / "out", [asked])
+    asked = policy.AdapterRequest(LAB.number, "adapter", POINTS, Demand(questions=8))
+    found = adapter_submissions.find(walk(tmp_path / "作业"), tmp_path / "out", [asked])
     (folder / CONFIG).write_text("{}")
     (done,) = adapter_submissions.judge(found, 1)
-    (entry,) = adapter_submissions.entries([done])["甲", LAB.number]
-    assert (entry["stage"], entry["score"]) == ("failed", 0) and "files changed" in entry["message"]
+    (result,) = adapter_submissions.results([done])["甲", LAB.number]
+    assert (result.stage, result.score) == ("failed", 0) and "files changed" in result.message
     assert not (tmp_path / "out").exists()
 
 
@@ -209,11 +225,11 @@ def test_zips_that_play_tricks_are_refused(tmp_path):
         archive.writestr(f"adapter/{WEIGHTS}", bytes(64 * 2**20))
     with zipfile.ZipFile(root / "半个" / "adapter.zip", "w") as archive:
         archive.write(folder / CONFIG, CONFIG)
-    asked = policy.Asked(LAB.number, "adapter", POINTS, Demand(questions=8))
-    entries = adapter_submissions.entries(
-        adapter_submissions.judge(adapter_submissions.find(root, tmp_path / "out", [asked]), 1)
+    asked = policy.AdapterRequest(LAB.number, "adapter", POINTS, Demand(questions=8))
+    results = adapter_submissions.results(
+        adapter_submissions.judge(adapter_submissions.find(walk(root), tmp_path / "out", [asked]), 1)
     )
-    said = {student: (one["stage"], one["message"]) for (student, _), (one,) in entries.items()}
+    said = {student: (one.stage, one.message) for (student, _), (one,) in results.items()}
     assert {stage for stage, _ in said.values()} == {"refused"}
     for student, words in (("链接", "链接"), ("出去", "路径"), ("炸弹", "太大"), ("半个", WEIGHTS)):
         assert words in said[student][1]
@@ -252,18 +268,18 @@ def test_judging_has_limits(tmp_path):
     ],
 )
 def test_a_table_that_is_wrong_is_named_with_its_line(tmp_path, line, said):
-    table = tmp_path / "artefacts.csv"
+    table = tmp_path / "adapters.csv"
     table.write_text(f"lab,folder,points,questions\n{line}\n", "utf-8")
     with pytest.raises(ValueError, match=said) as caught:
-        policy.read_artefacts(table)
-    assert "artefacts.csv 第" in str(caught.value)
+        policy.read_adapters(table)
+    assert "adapters.csv 第" in str(caught.value)
 
 
 def test_the_table_may_ask_for_rank_targets_and_rate(tmp_path):
-    table = tmp_path / "artefacts.csv"
+    table = tmp_path / "adapters.csv"
     table.write_text(
         "lab,folder,points,rank,targets,full_rate\n5,qlora,4,8,q_proj v_proj,0.5\n08,dpo,2,,,\n", "utf-8"
     )
-    first, second = policy.read_artefacts(table)
-    assert first == policy.Asked("05", "qlora", 4.0, Demand(8, ("q_proj", "v_proj"), 24, 0.5))
-    assert second == policy.Asked("08", "dpo", 2.0, Demand())
+    first, second = policy.read_adapters(table)
+    assert first == policy.AdapterRequest("05", "qlora", 4.0, Demand(8, ("q_proj", "v_proj"), 24, 0.5))
+    assert second == policy.AdapterRequest("08", "dpo", 2.0, Demand())

@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from lab_utils import course
-from lab_utils.grading import batch
+from lab_utils.grading import batch, grade_class
+from lab_utils.grading import submissions as submissions_of
+from lab_utils.grading.row import Row
 from lab_utils.serving.server import free_port
 from tests.grading.hostile import LAB, RIGHT, WRONG, notebook, write
 
@@ -38,7 +40,7 @@ def submissions(tmp_path_factory):
 def start(submissions: Path, out: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "lab_utils.cli", "grade", str(submissions), "--out", str(out)]
     return subprocess.Popen(
-        [*command, "--lab", LAB.number, "--workers", "2", *more],
+        [*command, "--lab", LAB.number, "--workers", "2", "--seed", "0", *more],
         cwd=course.root(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -53,6 +55,15 @@ def finish(submissions: Path, out: Path) -> str:
 def content(out: Path) -> dict[str, bytes]:
     """Every file under `out`."""
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def rows_of(files: dict[str, bytes]) -> list[Row]:
+    """The rows among the files of a folder of results."""
+    return [
+        Row.from_json(json.loads(text))
+        for name, text in sorted(files.items())
+        if name.endswith(f"{LAB.number}.json")
+    ]
 
 
 def workers(command: subprocess.Popen) -> list[psutil.Process]:
@@ -137,8 +148,8 @@ def test_a_changed_submission_is_graded_anew(tmp_path):
     scores = []
     for answers in (WRONG, RIGHT, RIGHT):
         write(root / "甲", notebook(answers))
-        planned = batch.plan(root, out, (LAB,), settings)
-        scores.append((len(planned.jobs), batch.run(planned, 1, None)[0]["score"]))
+        planned = batch.plan(submissions_of.walk(root), out, (LAB,), settings)
+        scores.append((len(planned.jobs), batch.run(planned, 1, None)[0].score))
     assert scores == [(1, 0.0), (1, 5.0), (0, 5.0)]
 
 
@@ -198,43 +209,9 @@ def test_a_killed_scheduler_stops_the_command_which_goes_on_without_it(submissio
 def test_folders_that_cannot_be_meant(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(FileNotFoundError, match="作业文件夹"):
-        batch.plan(tmp_path / "nowhere", tmp_path / "out", None, batch.Settings())
+        grade_class(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(ValueError, match="不能一个在另一个里面"):
-        batch.plan(tmp_path / "in", tmp_path / "in" / "out", None, batch.Settings())
-
-
-def test_names_become_folders_that_stay_apart():
-    names = [
-        "张三",
-        "../x",
-        "a/b",
-        "a_b",
-        "=cmd",
-        "x\x1b[2J",
-        "x [2J",
-        "grades.csv",
-        ".",
-        "名" * 300,
-        "名" * 301,
-    ]
-    folders = [batch.folder_name(name) for name in names]
-    assert folders[0] == "张三"
-    assert len(set(folders)) == len(names)
-    for folder in folders:
-        assert "/" not in folder and folder not in (".", "..") and len(folder.encode()) < 255
-
-
-def test_a_formula_in_a_table_is_a_text():
-    row = {
-        "student": "=HYPERLINK(1)",
-        "lab": "00",
-        "score": 1.5,
-        "max": 5,
-        "status": "graded",
-        "reason": "@x",
-        "exercises": [],
-    }
-    assert batch.table([row]).splitlines()[1] == "'=HYPERLINK(1),00,1.5,5,graded,'@x"
+        grade_class(tmp_path / "in", tmp_path / "in" / "out")
 
 
 def test_the_gradebook_is_nbgraders_and_keeps_what_a_person_entered(submissions, clean, tmp_path):
@@ -243,12 +220,12 @@ def test_the_gradebook_is_nbgraders_and_keeps_what_a_person_entered(submissions,
     from lab_utils.grading import gradebook
 
     path, files = tmp_path / "gradebook.db", clean[1]
-    rows = [json.loads(text) for name, text in sorted(files.items()) if name.endswith(f"{LAB.number}.json")]
+    rows = rows_of(files)
     gradebook.write(path, rows)
     assert path.read_bytes() == files["gradebook.db"]
     with Gradebook(f"sqlite:///{path}", gradebook.COURSE_ID) as book:
         scores = {entry.student.id: entry.score for entry in book.assignment_submissions(LAB.name)}
-        assert scores == {row["student"]: row["score"] for row in rows if row["status"] == "graded"}
+        assert scores == {row.student: row.score for row in rows if row.status == "graded"}
         assert book.find_assignment(LAB.name).max_score == sum(LAB.points.values())
         grade = book.find_grade("check_pass_rate", LAB.name, LAB.name, "学生 1")
         assert grade.auto_score == 0 and not grade.needs_manual_grade
@@ -273,14 +250,13 @@ def test_points_by_hand_and_the_late_penalty_reach_the_gradebook(submissions, cl
     decided = policy.read(
         "2026-12-01T23:59+08:00", "10%/day", tmp_path / "submitted.csv", tmp_path / "manual.csv"
     )
-    texts = [text for name, text in sorted(clean[1].items()) if name.endswith(f"{LAB.number}.json")]
-    rows = [decided.apply(json.loads(text)) for text in texts]
+    rows = [decided.apply(row) for row in rows_of(clean[1])]
     gradebook.write(tmp_path / "gradebook.db", rows)
     with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}", gradebook.COURSE_ID) as book:
         assert book.find_assignment(LAB.name).max_score == sum(LAB.points.values()) + 3
         found = {entry.student.id: entry for entry in book.assignment_submissions(LAB.name)}
         late = found["学生 0"]
         assert (late.score, late.late_submission_penalty) == (7, 1.4)
-        assert {row["student"]: row["score"] for row in rows} == {
+        assert {row.student: row.score for row in rows} == {
             name: entry.score - (entry.late_submission_penalty or 0) for name, entry in found.items()
         }

@@ -1,7 +1,6 @@
 """The class's page: right figures, the common mistakes, and like answers told from ones that are bound to agree."""
 
 import base64
-import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -12,8 +11,10 @@ from typer.testing import CliRunner
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.cli import app
-from lab_utils.grading import notebook_file, report, similarity
-from lab_utils.grading.report import ReportError
+from lab_utils.grading import notebook_file, report, results, similarity
+from lab_utils.grading.results import ResultsError
+from lab_utils.grading.row import ExerciseResult, Row, RowError
+from lab_utils.grading.submissions import walk
 
 LAB = course.lab("00")
 MODEL = {cell.exercise: cell.source for cell in master.read(LAB) if cell.exercise}
@@ -126,6 +127,30 @@ def test_code_that_does_not_parse_is_compared_as_text(source):
     assert not similarity.groups(class_of(a=source, b=SPLITTING), KNOWN)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = " + "1+" * 3000 + "1",
+        "x = " + "-" * 3000 + "1",
+        "def f(x):\n    return " + "x+" * 900 + "x",
+        "x = " + "[" * 90 + "]" * 90,
+        "\n" * 200_000 + "def f(x):\n    return x",
+        "x = 1\n" * 100_000,
+        "a." * 3000 + "a",
+        " " * 200_000,
+    ],
+    ids=range(8),
+)
+def test_no_answer_stops_the_comparison(source):
+    assert len(similarity.tokens(source)) <= similarity.TOKEN_LIMIT
+    assert isinstance(similarity.groups(class_of(a=source, b=source, c=SPLITTING), KNOWN), list)
+
+
+def test_a_large_ring_is_one_group():
+    found = similarity.groups(class_of(**{f"s{i:03}": COUNTING for i in range(300)}), KNOWN)
+    assert [len(group.students) for group in found] == [300]
+
+
 def test_local_names_comments_and_types_are_no_matter_and_what_is_called_is():
     assert similarity.tokens(COUNTING) == similarity.tokens(RENAMED.removeprefix("import re\n\n"))
     assert similarity.tokens("def f(x):\n    return max(x)") == similarity.tokens(
@@ -139,24 +164,21 @@ def test_local_names_comments_and_types_are_no_matter_and_what_is_called_is():
 # ---------------------------------------------------------------- the page
 
 
-def entry(name: str, stage: str = "ok", share: float = 1.0, message: str = "", mistake: str = "") -> dict:
+def entry(
+    name: str, stage: str = "ok", share: float = 1.0, message: str = "", mistake: str = ""
+) -> ExerciseResult:
     points = LAB.points[name]
-    return {
-        "name": name, "points": points, "score": share * points, "stage": stage, "message": message, "hint": "",
-        "mistake": mistake, "passed": 1, "cases": 2, "hidden_passed": 0, "hidden_cases": 4,
-    }  # fmt: skip
+    return ExerciseResult(name, points, share * points, stage, message, "", mistake, 1, 2, 0, 4)
 
 
-def result(student: str, status: str = "graded", sha256: str = "", **wrong: dict) -> dict:
-    entries = [wrong.get(name, entry(name)) for name in LAB.points] if status == "graded" else []
-    return {
-        "student": student, "lab": "00", "status": status, "reason": "某个原因", "max": float(sum(LAB.points.values())),
-        "score": sum(e["score"] for e in entries), "sha256": sha256, "exercises": entries, "notes": [], "file": "",
-    }  # fmt: skip
+def result(student: str, status: str = "graded", sha256: str = "", **wrong: ExerciseResult) -> Row:
+    entries = tuple(wrong.get(name, entry(name)) for name in LAB.points) if status == "graded" else ()
+    score, maximum = sum(e.score for e in entries), float(sum(LAB.points.values()))
+    return Row(student, "00", status, "某个原因", score, maximum, sha256=sha256, exercises=entries)
 
 
 @pytest.fixture
-def rows() -> list[dict]:
+def rows() -> list[Row]:
     gb = entry("weight_gib", "value", 0.0, "用例「7B，16 位」：得到 15.2，不对", "GB")
     edge = entry("pass_rate", "edge", 0.5, "用例「隐藏用例 2」的结果不对")
     return [
@@ -168,11 +190,9 @@ def rows() -> list[dict]:
     ]
 
 
-def save(rows: list[dict], out: Path) -> Path:
+def save(rows: list[Row], out: Path) -> Path:
     for row in rows:
-        folder = out / row["student"].replace("<b>", "")
-        folder.mkdir(parents=True)
-        (folder / "00.json").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+        results.write_row(out, row)
     return out
 
 
@@ -197,18 +217,16 @@ def test_the_page_shows_them_with_pictures_and_escapes_names(rows, tmp_path):
 
 
 def test_a_class_of_which_nothing_could_be_graded_has_a_page(tmp_path):
-    text = report.page(
-        [result("甲", status="missing"), {**result("乙", status="missing"), "lab": "", "max": 0.0}]
-    )
+    text = report.page([result("甲", status="missing"), Row("乙", "", "missing", "没有交")])
     assert "没有交" in text and "<img" not in text
 
 
 def test_results_that_are_missing_or_cut_off_are_told(tmp_path):
-    with pytest.raises(ReportError, match="labs grade"):
+    with pytest.raises(ResultsError, match="labs grade"):
         report.write(tmp_path)
     save([result("甲")], tmp_path)
     (tmp_path / "甲" / "00.json").write_text('{"student": "甲"')
-    with pytest.raises(ReportError, match="甲/00.json"):
+    with pytest.raises(RowError, match="甲/00.json"):
         report.write(tmp_path)
 
 
@@ -238,7 +256,7 @@ def test_like_answers_are_found_in_the_files_that_were_graded(tmp_path):
         path.write_text(master.dumps(nb), encoding="utf-8")
         rows.append(result(student, sha256=notebook_file.digest(path.read_bytes())))
     (folder / "戊" / "00_quickstart.ipynb").write_text(master.dumps(master.load(master.student_path(LAB))))
-    found = report.alike(rows, folder)
+    found = report.alike(rows, walk(folder))
     assert [group.students for group, _ in found["00"]] == [("乙", "甲")]
     assert dict(found["00"][0][1]) == {"乙": RENAMED, "甲": COUNTING}
     text = report.page(rows, found)

@@ -12,7 +12,10 @@ import pytest
 
 from lab_utils import course
 from lab_utils.authoring import master
-from lab_utils.grading import batch, feedback, handout, pages, policy, tasks
+from lab_utils.grading import batch, feedback, handout, policy, tasks, text
+from lab_utils.grading.row import ExerciseResult, LatePenalty, ManualMark, Row
+from lab_utils.grading.submissions import walk
+from lab_utils.grading.text import readable
 
 LAB = course.lab("00")
 TITLES = handout.titles(LAB)
@@ -62,9 +65,10 @@ def graded(tmp_path_factory) -> dict[str, str]:
     broken.mkdir()
     (broken / "00_quickstart.ipynb").write_text('{"cells": [<script>')
     settings = batch.Settings(hidden=(folder, out, course.root()))
-    rows = batch.run(batch.plan(folder, out, (LAB,), settings), 1, None)
-    assert len(rows) == len(ANSWERS) + 1 and all(row["status"] != "failed" for row in rows)
-    return {row["student"]: feedback.page(row, TITLES) for row in rows}
+    rows = batch.run(batch.plan(walk(folder), out, (LAB,), settings), 1, None)
+    assert len(rows) == len(ANSWERS) + 1 and all(row.status != "failed" for row in rows)
+    names = {readable(student): student for student in (*ANSWERS, "broken")}
+    return {names[row.student]: feedback.page(row, TITLES) for row in rows}
 
 
 def hidden_strings() -> set[str]:
@@ -181,16 +185,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_in_any_field_is_only_text(text):
-    entry = {
-        "name": text, "points": 2, "score": 1.0, "stage": text, "message": text, "hint": text, "mistake": text,
-        "passed": 1, "cases": 2, "hidden_passed": 0, "hidden_cases": 4,
-    }  # fmt: skip
-    row = {
-        "student": text, "lab": "00", "status": "refused", "reason": text, "score": 1.0, "max": 6.0, "file": text,
-        "sha256": text, "version": text, "notes": [text], "exercises": [entry],
-        "late": {"points": 0.5, "share": 0.5, "text": text},
-        "manual": [{"question": text, "score": 0.5, "points": 1.0, "comment": text}],
-    }  # fmt: skip
+    result = ExerciseResult(text, 2, 1.0, text, text, text, text, 1, 2, 0, 4)
+    late, mark = LatePenalty(0.5, 0.5, text), ManualMark(text, 0.5, 1.0, text)
+    row = Row(text, "00", "refused", text, 1.0, 6.0, text, text, text, (text,), (result,), (mark,), late)
     page = feedback.page(row, {text: text})
     assert_harmless(page)
     assert len(page) < 20_000 and "49" not in page_text(page)
@@ -203,24 +200,15 @@ def test_penalty_and_points_by_hand_are_shown():
     by_hand = {
         ("张三", "00"): [policy.Manual("思考题 1", policy.Fraction(4, 5), policy.Fraction(1), "说得清楚")]
     }
-    entry = {
-        "name": "pass_rate", "points": 1, "score": 1.0, "stage": "ok", "message": "", "hint": "", "mistake": "",
-        "passed": 4, "cases": 4, "hidden_passed": 4, "hidden_cases": 4,
-    }  # fmt: skip
-    row = {
-        "student": "张三", "lab": "00", "status": "graded", "reason": "-", "score": 1.0, "max": 5.0, "file": "",
-        "sha256": "", "version": "", "notes": [], "exercises": [entry],
-    }  # fmt: skip
+    result = ExerciseResult("pass_rate", 1, 1.0, "ok", "", "", "", 4, 4, 4, 4)
+    row = Row("张三", "00", "graded", "-", 1.0, 5.0, exercises=(result,))
     shown = page_text(feedback.page(policy.Policy(late, times, by_hand).apply(row), TITLES))
     assert "1.62 / 6 分" in shown and "扣 0.18 分" in shown and "交于 2026-12-02 10:12" in shown
     assert "思考题 1" in shown and "0.8 / 1 分" in shown and "说得清楚" in shown
 
 
 def test_a_student_without_any_notebook_gets_a_page(tmp_path):
-    row = {
-        "student": "李四", "lab": "", "status": "missing", "reason": "没有交笔记本", "score": 0.0, "max": 0.0,
-        "file": "", "sha256": "", "version": "", "notes": [], "exercises": [],
-    }  # fmt: skip
+    row = Row("李四", "", "missing", "没有交笔记本")
     feedback.write_all(tmp_path, [row])
     assert "没有交笔记本" in (tmp_path / "李四" / "none.html").read_text(encoding="utf-8")
 
@@ -230,6 +218,6 @@ def test_titles_come_from_the_notebook():
 
 
 def test_paths_are_cut_and_other_slashes_are_kept():
-    assert pages.safe("File /usr/lib/python3/x.py: 1/2, km/h, a/b/c, https://modelscope.cn/x/y") == (
+    assert text.safe("File /usr/lib/python3/x.py: 1/2, km/h, a/b/c, https://modelscope.cn/x/y") == (
         "File …/x.py: 1/2, km/h, a/b/c, https://modelscope.cn/x/y"
     )

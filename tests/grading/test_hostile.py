@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lab_utils import course
-from lab_utils.grading import batch, feedback, sandbox, tasks
+from lab_utils.grading import batch, feedback, results, sandbox, tasks
+from lab_utils.grading.submissions import walk
 from tests.grading.hostile import ATTACKS, FULL, LAB, PLACES
 
 LIMITS = sandbox.Limits(load_seconds=2.0, case_seconds=1.0, total_seconds=20.0, memory_mib=256)
@@ -55,11 +56,11 @@ def graded(tmp_path_factory, needs_sandbox):
         folder.mkdir(parents=True)
         attack.write(folder)
     settings = batch.Settings(hidden=(submissions, out, course.root()), limits=LIMITS)
-    planned = batch.plan(submissions, out, (LAB,), settings)
+    planned = batch.plan(walk(submissions), out, (LAB,), settings)
     rows = batch.run(planned, count=2, scheduler=None)
     feedback.write_all(out, rows)
     del os.environ["LAB_SECRET"]
-    yield {row["student"]: row for row in rows}, out, listener
+    return {row.student: row for row in rows}, out, listener
 
 
 def test_the_suite_is_large():
@@ -70,22 +71,24 @@ def test_every_submission_has_one_row_with_a_reason(graded):
     rows, out, _ = graded
     assert set(rows) == set(ATTACKS)
     for name, row in rows.items():
-        assert row["reason"], name
-        assert json.loads(batch.row_path(out, row).read_text("utf-8")) == row
+        assert row.reason, name
+        assert results.read_row(results.row_path(out, row)) == row
     assert len((out / "grades.csv").read_text("utf-8").splitlines()) == len(ATTACKS) + 1
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_it_earns_what_it_did(graded, name):
     row, attack = graded[0][name], ATTACKS[name]
-    assert (row["status"], row["score"]) == (attack.status, attack.score), row
-    assert attack.reason in row["reason"]
-    assert row["max"] == FULL
+    assert (row.status, row.score) == (attack.status, attack.score), row
+    assert attack.reason in row.reason
+    assert row.maximum == FULL
 
 
 def test_nothing_was_read_that_should_not(graded):
     rows = graded[0]
-    assert [name for name, row in rows.items() if "LEAK" in json.dumps(row, ensure_ascii=False)] == []
+    assert [
+        name for name, row in rows.items() if "LEAK" in json.dumps(row.to_json(), ensure_ascii=False)
+    ] == []
 
 
 def test_nothing_was_written_outside(graded):
@@ -102,7 +105,7 @@ def test_the_network_was_not_reached(graded):
 
 def test_no_control_character_reaches_a_terminal_or_a_table(graded):
     rows, out, _ = graded
-    texts = [json.dumps(row, ensure_ascii=False) for row in rows.values()]
+    texts = [json.dumps(row.to_json(), ensure_ascii=False) for row in rows.values()]
     texts.append((out / "grades.csv").read_text("utf-8").replace("\n", ""))
     for text in texts:
         assert not [c for c in text if ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or c in "\u202e\u200b"]
@@ -111,7 +114,7 @@ def test_no_control_character_reaches_a_terminal_or_a_table(graded):
 def test_no_path_of_the_grader_is_told(graded):
     rows, out, _ = graded
     for row in rows.values():
-        text = json.dumps(row, ensure_ascii=False)
+        text = json.dumps(row.to_json(), ensure_ascii=False)
         assert str(course.root()) not in text
         assert str(out.parent) not in text
 
@@ -119,7 +122,7 @@ def test_no_path_of_the_grader_is_told(graded):
 def test_no_hidden_input_is_told(graded):
     """In rows, tables and pages; what is searched for are the lines of the hidden texts."""
     rows, out, _ = graded
-    told = [json.dumps(row, ensure_ascii=False) for row in rows.values()]
+    told = [json.dumps(row.to_json(), ensure_ascii=False) for row in rows.values()]
     told += [path.read_text("utf-8") for path in [out / "grades.csv", *out.rglob("*.html")]]
     assert len(told) == 2 * len(ATTACKS) + 1
     (exercise,) = [e for e in tasks.load(LAB.number, 0).exercises if e.name == "line_lengths"]

@@ -8,19 +8,18 @@ import pytest
 from lab_utils import course
 from lab_utils.grading import policy
 from lab_utils.grading.policy import Late, Policy
+from lab_utils.grading.row import ExerciseResult, ManualMark, Row
 
 DEADLINE = "2026-12-01T23:59+08:00"
 
 
-def row(score=4.0, student="张三", lab="00", status="graded") -> dict:
-    exercises = [{"name": "line_lengths", "points": 2, "score": score}] if status == "graded" else []
-    return {
-        "student": student, "lab": lab, "status": status, "reason": "-", "score": score, "max": 5.0,
-        "exercises": exercises,
-    }  # fmt: skip
+def row(score=4.0, student="张三", lab="00", status="graded") -> Row:
+    result = ExerciseResult("line_lengths", 2, score, "value", "-")
+    exercises = (result,) if status == "graded" else ()
+    return Row(student, lab, status, "-", score, 5.0, exercises=exercises)
 
 
-def handed_in(moment: str, late="10%/day", score=4.0) -> dict:
+def handed_in(moment: str, late="10%/day", score=4.0) -> Row:
     made = Policy(policy.read_late(DEADLINE, late), {("张三", "00"): policy.read_time(moment, "x")})
     return made.apply(row(score))
 
@@ -40,21 +39,21 @@ def handed_in(moment: str, late="10%/day", score=4.0) -> dict:
 )
 def test_every_unit_of_time_begun_costs_its_share_of_what_was_earned(moment, late, lost):
     made = handed_in(moment, late)
-    assert made["score"] == round(4.0 - lost, 2)
-    assert made.get("late", {"points": 0.0})["points"] == lost
-    assert ("late" in made) == ("earned" in made) == bool(lost)
-    assert made["max"] == sum(course.lab("00").points.values())
+    assert made.score == round(4.0 - lost, 2)
+    assert (made.late.points if made.late else 0.0) == lost
+    assert (made.late is not None) == (made.earned is not None) == bool(lost)
+    assert made.maximum == sum(course.lab("00").points.values())
 
 
 def test_the_text_names_both_times_in_the_zone_of_the_deadline():
-    said = handed_in("2026-12-02T02:12:00+00:00")["late"]["text"]
+    said = handed_in("2026-12-02T02:12:00+00:00").late.text
     assert "截止 2026-12-01 23:59 (UTC+0800)" in said and "交于 2026-12-02 10:12 (UTC+0800)" in said
     assert "迟交 1 天" in said and "10%" in said
 
 
 def test_without_a_time_nothing_is_taken_off():
     late = policy.read_late(DEADLINE, "10%/day")
-    assert Policy(late, {("李四", "00"): late.deadline + timedelta(days=3)}).apply(row())["score"] == 4.0
+    assert Policy(late, {("李四", "00"): late.deadline + timedelta(days=3)}).apply(row()).score == 4.0
     assert Policy().apply(row()) == row()
 
 
@@ -73,16 +72,11 @@ def test_points_given_by_hand_are_added_and_count_to_the_maximum(tmp_path):
     )
     made = policy.read(manual=table)
     first, second = made.apply(row()), made.apply(row(2.0, "李四"))
-    assert (first["score"], first["max"], first["earned"]) == (5.5, 7.0, 4.0)
-    assert [entry["question"] for entry in first["manual"]] == ["思考题 1", "思考题 2"]
-    assert (second["score"], second["max"]) == (2.0, 7.0)
-    assert second["manual"][1] == {
-        "question": "思考题 2",
-        "score": 0.0,
-        "points": 1.0,
-        "comment": "没有评分记录",
-    }
-    assert made.apply(row(lab="01", student="王五"))["max"] == sum(course.lab("01").points.values()) + 2
+    assert (first.score, first.maximum, first.earned) == (5.5, 7.0, 4.0)
+    assert [mark.question for mark in first.manual] == ["思考题 1", "思考题 2"]
+    assert (second.score, second.maximum) == (2.0, 7.0)
+    assert second.manual[1] == ManualMark("思考题 2", 0.0, 1.0, "没有评分记录")
+    assert made.apply(row(lab="01", student="王五")).maximum == sum(course.lab("01").points.values()) + 2
 
 
 def test_applied_again_nothing_changes_and_a_changed_policy_starts_afresh(tmp_path):
@@ -94,22 +88,22 @@ def test_applied_again_nothing_changes_and_a_changed_policy_starts_afresh(tmp_pa
     )
     both = Policy(late, times, policy.read_manual(table))
     once = both.apply(row(3.33))
-    assert once["score"] == 3.67 and once["late"]["points"] == 0.41  # (3.33 + 0.75) - 10 %
+    assert once.score == 3.67 and once.late.points == 0.41  # (3.33 + 0.75) - 10 %
     assert both.apply(once) == once
     assert Policy().apply(once) == row(3.33)
 
 
 def test_points_are_exact_decimals():
     made = handed_in("2026-12-02T00:00:00+08:00", "50%/day", 0.29)
-    assert made["late"]["points"] == 0.15 and made["score"] == 0.14
+    assert made.late.points == 0.15 and made.score == 0.14
 
 
 def test_a_row_without_a_notebook_keeps_its_status_and_gets_its_manual_points(tmp_path):
     table = tmp_path / "manual.csv"
     table.write_text("student,lab,question,points,max\n张三,00,口试,1,1\n")
     made = policy.read(manual=table).apply(row(0.0, status="missing"))
-    assert (made["status"], made["score"], made["max"]) == ("missing", 1.0, 6.0)
-    nothing = {**row(0.0, status="missing"), "lab": "", "max": 0.0}
+    assert (made.status, made.score, made.maximum) == ("missing", 1.0, 6.0)
+    nothing = Row("张三", "", "missing", "-")
     assert policy.read(manual=table).apply(nothing) == nothing
 
 

@@ -11,6 +11,8 @@ from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.cli import app
 from lab_utils.grading import batch, handout, submit_check, tasks
+from lab_utils.grading.row import Row
+from lab_utils.grading.submissions import walk
 
 LAB = course.lab("00")
 RIGHT = {c.exercise: c.source for c in master.read(LAB) if c.exercise}
@@ -131,10 +133,11 @@ def test_it_never_disagrees_with_the_grader(kind, tmp_path):
     path = tmp_path / "in" / "s" / name
     path.write_bytes(data)
     report = submit_check.examine(path)
-    made = batch.plan(tmp_path / "in", tmp_path / "out", (LAB,), batch.Settings())
-    assert report.ok == bool(made.jobs)
-    if made.rows and made.rows[0]["status"] in ("unreadable", "refused"):
-        assert made.rows[0]["reason"] in str(report)
+    made = batch.plan(walk(tmp_path / "in"), tmp_path / "out", (LAB,), batch.Settings())
+    read = made.jobs[0].read() if made.jobs else made.rows[0]
+    assert report.ok == (not isinstance(read, Row))
+    if isinstance(read, Row) and read.status in ("unreadable", "refused"):
+        assert read.reason in str(report)
 
 
 def test_a_zip_and_a_link_are_looked_at_as_the_grader_does(tmp_path):
