@@ -1,15 +1,39 @@
 """The answers in a submitted notebook: which cell answers which exercise."""
 
+import ast
 import difflib
 import re
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lab_utils.authoring.master import BEGIN_STUB
 from lab_utils.grading.notebook_file import Notebook, SubmittedCell
 
-if TYPE_CHECKING:
-    from lab_utils.grading.tasks import Exercise, Task
+_STUB = re.compile(rf"{re.escape(BEGIN_STUB)}(?: (\w+))?：")
+SPLIT_LIMIT = 20_000
+"""Characters of the longest answer of which the halves are looked for."""
+
+
+class Asked(Protocol):
+    """An exercise as far as it is known where answers are looked for: `stub` is its cell as given out, or empty."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def function(self) -> str: ...
+
+    @property
+    def stub(self) -> str: ...
+
+
+class Asking(Protocol):
+    """A lab with its exercises, as a `Task` and a `Handout` are."""
+
+    @property
+    def exercises(self) -> Sequence[Asked]: ...
 
 
 @dataclass(frozen=True)
@@ -21,8 +45,11 @@ class Answers:
     notes: list[str]
 
 
-def pick(task: "Task", notebook: Notebook) -> Answers:
-    """Find each exercise's answer: by id, else by the function's name, else by likeness to what was given out."""
+def pick(task: Asking, notebook: Notebook) -> Answers:
+    """Find each exercise's answer: by id, else by the function's name, else by likeness to what was given out.
+
+    A stub that was left beside an answer written elsewhere is taken out of the code, so that it doesn't come back.
+    """
     wanted = {exercise.name for exercise in task.exercises}
     notes: list[str] = []
     cells = _joined([cell for cell in notebook.cells if _counts(cell, wanted, notes)], notes)
@@ -35,7 +62,11 @@ def pick(task: "Task", notebook: Notebook) -> Answers:
             if found is not None:
                 taken.add(found)
                 notes.append(f"练习 {exercise.name}：按内容相似找到答案")
-    return Answers([cell.source for cell in cells], chosen, notes)
+    code = [
+        "" if index not in taken and any(is_stub(cell.source, name) for name in wanted) else cell.source
+        for index, cell in enumerate(cells)
+    ]
+    return Answers(code, chosen, notes)
 
 
 def _counts(cell: SubmittedCell, wanted: set[str], notes: list[str]) -> bool:
@@ -49,44 +80,75 @@ def _counts(cell: SubmittedCell, wanted: set[str], notes: list[str]) -> bool:
 
 
 def _joined(cells: list[SubmittedCell], notes: list[str]) -> list[SubmittedCell]:
-    """Cells of which the second begins indented are one that was split."""
+    """A cell that begins indented, and is no code by itself but is with the cell before, was split off from it."""
     joined: list[SubmittedCell] = []
     for cell in cells:
         first = next((line for line in cell.source.split("\n") if line.strip()), "")
-        if joined and first.startswith((" ", "\t")) and joined[-1].source.rstrip():
-            last = joined[-1]
-            joined[-1] = SubmittedCell(
-                last.id, last.grade_id, "code", f"{last.source.rstrip()}\n{cell.source}"
-            )
-            notes.append("有一个单元 (cell) 被拆成了两个，已合起来读")
-        else:
-            joined.append(cell)
+        last = joined[-1] if joined else None
+        if last and first.startswith((" ", "\t")) and last.source.strip() and not _is_code(cell.source):
+            both = f"{last.source.rstrip()}\n{cell.source}"
+            if _is_code(both):
+                joined[-1] = SubmittedCell(last.id, last.grade_id, "code", both)
+                notes.append("有一个单元 (cell) 被拆成了两个，已合起来读")
+                continue
+        joined.append(cell)
     return joined
 
 
-def _find(exercise: "Exercise", cells: list[SubmittedCell], notes: list[str]) -> int | None:
+def _is_code(source: str) -> bool:
+    """Whether a notebook would take this, by itself, for Python: it may be indented as a whole, but not return."""
+    if len(source) > SPLIT_LIMIT:
+        return False
+    try:
+        tree = ast.parse(textwrap.dedent(source))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(node, ast.Return):
+                return False
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                waiting.append(node)
+    return True
+
+
+def _find(exercise: Asked, cells: list[SubmittedCell], notes: list[str]) -> int | None:
     """The cell by its id and by the function's name; an untouched stub only when there is nothing else."""
     name = re.escape(exercise.function)
-    defines = re.compile(
-        rf"^(?:async\s+)?def\s+{name}\b|^{name}\s*(?::[^=\n]*)?=(?!=)|^class\s+{name}\b", re.MULTILINE
-    )
-    named = [i for i, cell in enumerate(cells) if defines.search(cell.source)]
-    known = [i for i, cell in enumerate(cells) if exercise.name in (cell.grade_id, cell.id)]
-    both = [i for i in known if i in named]
-    for group, odd in ((both, False), (named, True)):
-        written = [i for i in group if not is_stub(cells[i].source)]
+    defined = rf"(?:async\s+)?def\s+{name}\b"
+    bound = rf"^(?:{defined}|class\s+{name}\b|{name}\s*(?::[^=\n]*)?=(?!=))"
+    outermost, anywhere = (re.compile(text, re.MULTILINE) for text in (bound, rf"^[ \t]+{defined}"))
+    named = [i for i, cell in enumerate(cells) if outermost.search(cell.source)]
+    inner = [i for i, cell in enumerate(cells) if i not in named and anywhere.search(cell.source)]
+    known = {i for i, cell in enumerate(cells) if exercise.name in (cell.grade_id, cell.id)}
+    groups = [[i for i in group if i in known] for group in (named, inner)] + [named, inner]
+    for number, group in enumerate(groups):
+        written = [i for i in group if not is_stub(cells[i].source, exercise.name)]
         if written:
             if len({cells[i].source for i in written}) > 1:
                 notes.append(f"练习 {exercise.name}：有 {len(written)} 份不同的答案，按最后一份评")
-            if odd:
+            if number > 1:
                 notes.append(f"练习 {exercise.name}：答案不在原来的单元里，按函数名找到")
             return written[-1]
-    return next((group[-1] for group in (both, named, known) if group), None)
+    return next((group[-1] for group in (*groups, sorted(known)) if group), None)
 
 
-def is_stub(source: str) -> bool:
-    """Whether the stub that was given out still stands in this code."""
-    return BEGIN_STUB in source
+def is_stub(source: str, exercise: str) -> bool:
+    """Whether the stub of an exercise still stands in this code: not as a comment, and not behind a return."""
+    if BEGIN_STUB not in source:
+        return False
+    before = ""
+    for line in source.split("\n"):
+        code = line.strip()
+        stub = _STUB.match(code)
+        if stub and stub[1] in (None, exercise):
+            indent = line[: len(line) - len(line.lstrip())]
+            if not re.match(rf"{indent}(?:return|raise)\b", before):
+                return True
+        if code and not code.startswith("#"):
+            before = line
+    return False
 
 
 def _likest(stub: str, cells: list[SubmittedCell], free: list[int]) -> int | None:

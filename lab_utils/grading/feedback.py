@@ -25,6 +25,7 @@ VERDICTS = {
     "error": "运行出错",
     "time": "超时",
     "memory": "内存用得太多",
+    "files": "写的文件太多",
     "ended": "代码中途退出",
     "protocol": "结果读不出来",
     "type": "返回值的类型不对",

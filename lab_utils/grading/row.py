@@ -48,7 +48,7 @@ class ExerciseResult:
     """What one exercise earned, or one adapter.
 
     `stage` is that of the check's verdict (ok, not_yet, error, type, shape, dtype, value, edge, input), or missing,
-    time, memory, ended, protocol; of an adapter: ok, adapter, missing, shipped, refused, failed.
+    time, memory, files, ended, protocol; of an adapter: ok, adapter, missing, shipped, refused, failed.
     """
 
     name: str

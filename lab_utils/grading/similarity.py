@@ -7,11 +7,12 @@ neither the model answer nor a common way to write it has. The result points out
 """
 
 import ast
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab_utils.grading.inside import slicing
+from lab_utils.grading.inside import cells
 
 ALIKE = 0.9
 """Answers at least this similar (normalised Indel similarity of their tokens) count as the same."""
@@ -141,9 +142,9 @@ def tokens(source: str) -> tuple[str, ...]:
     lines = (line.rstrip() for line in source[:SOURCE_LIMIT].split("\n"))
     source = "\n".join(line for line in lines if line)
     try:
-        cell = slicing.parse(source)
+        cell = cells.parse(source)
         if cell.statements and not cell.error:
-            tree = _Anonymous().visit(ast.Module(cell.statements, []))
+            tree = _Anonymous().visit(ast.Module(copy.deepcopy(list(cell.statements)), []))
             source = ast.unparse(ast.fix_missing_locations(tree))
     except (RecursionError, ValueError, MemoryError):  # of a depth that no answer has
         pass

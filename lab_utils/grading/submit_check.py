@@ -10,8 +10,9 @@ from pathlib import Path
 
 from lab_utils import course
 from lab_utils.authoring import master
-from lab_utils.grading import answers, handout, notebook_file, submissions
-from lab_utils.grading.inside import slicing
+from lab_utils.errors import NotFound
+from lab_utils.grading import answer_warnings, answers, handout, notebook_file, submissions
+from lab_utils.grading.inside import effects, slicing
 from lab_utils.grading.reading import Refused
 from lab_utils.grading.row import MISSING
 
@@ -21,11 +22,15 @@ _MARKS = {WRITTEN: "✅", UNWRITTEN: "✏️", BROKEN: "❌", MISSING: "❌"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What the grader makes of one exercise. `state`: written, unwritten, broken or missing; `said` is Chinese."""
+    """What the grader makes of one exercise. `state`: written, unwritten, broken or missing; `message` is Chinese.
+
+    `warnings`: what the answer needs that isn't there when it is graded.
+    """
 
     title: str
     state: str
-    said: str
+    message: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,18 @@ class Report:
         for lab in self.labs:
             lines += ["", f"{lab.file} → 实验 {lab.title}"]
             lines += [f"  ❌ {lab.problem}"] if lab.problem else []
-            lines += [
-                f"  {_MARKS[finding.state]} {finding.title}：{finding.said}" for finding in lab.findings
-            ]
+            for finding in lab.findings:
+                lines.append(f"  {_MARKS[finding.state]} {finding.title}：{finding.message}")
+                lines += [f"      ⚠️  {warning}" for warning in finding.warnings]
             lines += [f"  ⚠️  {note}" for note in lab.notes]
         counts = [finding.state for lab in self.labs for finding in lab.findings]
         if self.ok:
             left = counts.count(UNWRITTEN)
             rest = f"，还有 {left} 个没有写（不得分，但可以交）" if left else ""
-            lines += [
-                "",
-                f"✅ 评分程序读得懂：{len(counts)} 个练习，读到答案 {counts.count(WRITTEN)} 个{rest}。",
-            ]
+            text = f"✅ 评分程序读得懂：{len(counts)} 个练习，读到答案 {counts.count(WRITTEN)} 个{rest}。"
+            if any(finding.warnings for lab in self.labs for finding in lab.findings):
+                text += "带 ⚠️ 的，在笔记本里能运行，评分时不一定。"
+            lines += ["", text]
         else:
             lines += ["", "❌ 这样交，评分程序有读不懂的地方。请改好带 ❌ 的，再运行一次。"]
         return "\n".join(lines).strip("\n")
@@ -78,10 +83,10 @@ class Report:
 def examine(path: Path) -> Report:
     """Look at a notebook, or at a zip or folder of them, as it would be handed in.
 
-    Raises FileNotFoundError when there is nothing at `path`.
+    Raises NotFound when there is nothing at `path`.
     """
     if not path.exists() and not path.is_symlink():
-        raise FileNotFoundError(f"找不到 {path}。请给出笔记本文件，如 labs submit-check 00_quickstart.ipynb")
+        raise NotFound(f"找不到 {path}", "请给出笔记本文件，如 labs submit-check 00_quickstart.ipynb")
     absolute = Path(os.path.abspath(path))  # not resolved: a link is to be seen
     student = submissions.look(absolute.name, absolute.parent, [absolute.name])
     labs = tuple(_lab(number, student) for number in sorted(student.versions))
@@ -114,19 +119,22 @@ def _lab(number: str, student: submissions.Student) -> Lab:
 def _finding(title: str, asked: handout.Asked, picked: answers.Answers) -> Finding:
     target = picked.cell[asked.name]
     if target is None:
-        said = f"找不到这个练习的单元 (cell)，也没有函数 {asked.function}；从原来的笔记本里把这一格复制回来"
-        return Finding(title, MISSING, said)
-    statements, error = slicing.plan(picked.code, target, [])
-    if error:
-        line = f"第 {error.lineno} 行" if error.lineno else ""
-        return Finding(
-            title, BROKEN, f"{line}语法错误 (SyntaxError)：{error.msg}；这一格里的代码一行也不会被评"
+        message = (
+            f"找不到这个练习的单元 (cell)，也没有函数 {asked.function}；从原来的笔记本里把这一格复制回来"
         )
-    if not any(asked.function in slicing.bound(statement) for _, statement in statements):
+        return Finding(title, MISSING, message)
+    plan = slicing.plan(picked.code, target, asked.function)
+    if plan.error:
+        line = f"第 {plan.error.lineno} 行" if plan.error.lineno else ""
+        kind = type(plan.error).__name__
+        message = f"{line}语法错误 ({kind})：{plan.error.msg}；这一格里的代码一行也不会被评"
+        return Finding(title, BROKEN, message)
+    found = [effects.effects(step.statement) for step in plan.steps]
+    if not any(asked.function in one.binds or one.anything for one in found):
         return Finding(title, BROKEN, f"单元里没有定义函数 {asked.function}；函数名要与题目里的一样")
-    if answers.is_stub(picked.code[target]):
+    if answers.is_stub(picked.code[target], asked.name):
         return Finding(title, UNWRITTEN, "还没有写")
-    return Finding(title, WRITTEN, "读到了答案")
+    return Finding(title, WRITTEN, "读到了答案", tuple(answer_warnings.warnings(plan)))
 
 
 def find(wanted: str) -> Path:

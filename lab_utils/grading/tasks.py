@@ -19,7 +19,8 @@ from typing import Any
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.checks.frame import Case, Check, Output, difference, run
-from lab_utils.grading.inside import slicing, wire
+from lab_utils.grading.inside import cells as cell_reader
+from lab_utils.grading.inside import effects, wire
 
 HIDDEN_CASES = 4
 
@@ -81,7 +82,7 @@ def _imports(cells: list[master.Cell]) -> dict[str, str]:
     for cell in cells:
         if cell.kind != "code":
             continue
-        for statement in slicing.parse(cell.source).statements:
+        for statement in cell_reader.parse(cell.source).statements:
             if isinstance(statement, ast.Import):
                 for alias in statement.names:
                     found[alias.asname or alias.name.partition(".")[0]] = (
@@ -114,7 +115,8 @@ def _exercise(
     lab: course.Lab, cell: master.Cell, check_cell: master.Cell, imports: dict[str, str], seed: int
 ) -> Exercise:
     check, function = _check(lab, check_cell, imports)
-    helpers, constants = {}, {}
+    helpers: dict[str, Callable] = {}
+    constants: dict[str, Any] = {}
     for dotted in sorted(_used_of_course(cell, imports)):
         value = resolve(dotted)
         (helpers if callable(value) else constants)[dotted] = value
@@ -136,7 +138,7 @@ def _exercise(
 
 def _check(lab: course.Lab, cell: master.Cell, imports: dict[str, str]) -> tuple[Check, str]:
     """The check that the cell calls, and the name of the function it is given."""
-    for statement in slicing.parse(cell.source).statements:
+    for statement in cell_reader.parse(cell.source).statements:
         call = getattr(statement, "value", None)
         if not isinstance(call, ast.Call) or len(call.args) != 1 or not isinstance(call.args[0], ast.Name):
             continue
@@ -151,8 +153,8 @@ def _check(lab: course.Lab, cell: master.Cell, imports: dict[str, str]) -> tuple
 def _used_of_course(cell: master.Cell, imports: dict[str, str]) -> set[str]:
     """Full names of what the model answer uses of lab_utils."""
     found = set()
-    for statement in slicing.parse(cell.source).statements:
-        known = {name: imports[name] for name in slicing.used(statement) if name in imports}
+    for statement in cell_reader.parse(cell.source).statements:
+        known = {name: imports[name] for name in _read(statement) if name in imports}
         for node in ast.walk(statement):
             name = ""
             if (
@@ -166,6 +168,12 @@ def _used_of_course(cell: master.Cell, imports: dict[str, str]) -> set[str]:
             if name.startswith("lab_utils.") and not _is_module(name):
                 found.add(name)
     return found
+
+
+def _read(statement: ast.stmt) -> frozenset[str]:
+    """The global names that a statement, or a function in it, reads."""
+    found = effects.effects(statement)
+    return found.reads | found.later_reads
 
 
 def _is_module(dotted: str) -> bool:
@@ -223,8 +231,8 @@ def _preload(cells: list[master.Cell], exercises: list[Exercise], imports: dict[
     names = set()
     for cell in cells:
         if cell.exercise:
-            for statement in slicing.parse(cell.source).statements:
-                names |= {imports[name] for name in slicing.used(statement) if name in imports}
+            for statement in cell_reader.parse(cell.source).statements:
+                names |= {imports[name] for name in _read(statement) if name in imports}
     roots = {name.partition(".")[0] for name in names} - {"lab_utils"}
     kinds = {
         type(value).__module__.partition(".")[0]
@@ -251,7 +259,7 @@ def version(lab: course.Lab, seed: int) -> str:
 def _graders() -> list[Path]:
     """The modules of this package on which a score depends."""
     here = Path(__file__).parent
-    names = ("answers", "notebook_file", "row", "text", "scoring", "tasks")
+    names = ("answers", "conversation", "notebook_file", "row", "sandbox", "scoring", "tasks", "text")
     return [*(here / f"{name}.py" for name in names), *here.glob("inside/*.py")]
 
 

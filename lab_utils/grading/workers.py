@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 ATTEMPTS = 3
 
@@ -61,7 +61,9 @@ def _work(channel: Connection) -> None:
 
 def _end_with_parent() -> None:
     """Leave no worker and no sandbox behind when the command itself is killed."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
@@ -96,7 +98,7 @@ def processes(jobs: Sequence[Any], workers: int, imports: Iterable[str] = ()) ->
                 busy[worker.channel] = worker, job, attempt
                 with suppress(OSError):  # a worker that died meanwhile shows below
                     worker.channel.send(job)
-            for channel in wait(list(busy)):
+            for channel in cast(list[Connection], wait(list(busy))):
                 worker, job, attempt = busy.pop(channel)
                 try:
                     found = channel.recv()

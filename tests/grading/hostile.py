@@ -282,6 +282,48 @@ def _tell_hidden_inputs() -> str:
     )
 
 
+def _only_known(otherwise: str) -> str:
+    """The right answer on the visible inputs; on others a statement."""
+    known = [case.args[0] for case in quickstart.LINE_LENGTHS.cases]
+    return (
+        f"{RIGHT['line_lengths'].replace('def line_lengths', 'def right')}\n"
+        f"def line_lengths(text):\n    if text in {known!r}: return right(text)\n    {otherwise}\n"
+    )
+
+
+_KEEP_INPUTS = """
+import builtins, json, math, os, sys
+def line_lengths(text):
+    kept = builtins.__dict__.setdefault('kept', [])
+    kept.append(text)
+    math.kept = sys.kept = builtins.print.__self__.kept = kept
+    os.environ['KEPT'] = json.dumps(kept)
+    for place in ('/tmp/kept', '/dev/shm/kept', '/scratch/.kept', '/proc/self/comm'):
+        try:
+            open(place, 'w').write(json.dumps(kept))
+        except OSError:
+            pass
+    return right(text)
+"""
+_TELL_KEPT = """
+import builtins, math, os, sys
+def is_quatrain(lengths):
+    told = [getattr(place, 'kept', None) for place in (builtins, math, sys)] + [os.environ.get('KEPT')]
+    for place in ('/tmp/kept', '/dev/shm/kept', '/scratch/.kept', '/proc/self/comm'):
+        try:
+            told.append(open(place).read())
+        except OSError:
+            pass
+    raise ValueError(repr(told))
+"""
+
+
+def _keep_and_tell(folder: Path) -> None:
+    """The first answer keeps its inputs in every place it can think of; the second tells them on a visible case."""
+    first = RIGHT["line_lengths"].replace("def line_lengths", "def right") + _KEEP_INPUTS
+    write(folder, notebook({**WRONG, "line_lengths": first, "is_quatrain": _TELL_KEPT}))
+
+
 _FIND_SOCKET = """
 import os, socket, json, struct
 def channel():
@@ -386,6 +428,27 @@ ATTACKS: dict[str, Attack] = {
         "def line_lengths(text): raise E\n"
     ),
     "tell_hidden_inputs": Attack(code(_tell_hidden_inputs()).write, 0.67),
+    "keep_hidden_inputs": Attack(_keep_and_tell, float(LAB.points["line_lengths"])),
+    "tell_hidden_by_exit": Attack(code(_only_known("__import__('os')._exit(77)")).write, 0.67),
+    "tell_hidden_by_type": Attack(code(_only_known("raise ZeroDivisionError(text)")).write, 0.67),
+    "tell_hidden_by_kind": Attack(code(_only_known("return {text: text}")).write, 0.67),
+    "class_for_each_value": code("def line_lengths(text): return [type(f'C{i}', (), {})() for i in range(150_000)]\n"),
+    "colliding_keys": code("def line_lengths(text): return {i * (2**61 - 1): 0 for i in range(150_000)}\n"),
+    "many_values": code("def line_lengths(text): return [[]] * 10**6\n"),
+    "many_folders": code("import os\ni = 0\nwhile True:\n    os.mkdir(f'/tmp/{i}'); i += 1\n"),
+    "many_links": code("import os\ni = 0\nwhile True:\n    os.symlink('x', f'/tmp/{i}'); i += 1\n"),
+    "drip": code(
+        _FIND_SOCKET
+        + "import time\n"
+        "def line_lengths(text):\n    c = channel()\n    c.sendall(struct.pack('>I', 10**6))\n"
+        "    while True:\n        c.sendall(b' ')\n        time.sleep(0.1)\n"
+    ),
+    "threads_that_write": code(
+        "import os, threading\n"
+        "def work():\n    while True:\n        for fd in range(3, 20):\n            try: os.write(fd, b'x' * 1000)\n            except OSError: pass\n"
+        "for _ in range(4): threading.Thread(target=work, daemon=True).start()\n"
+    ),
+    "alarm_off": code("import signal, time\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: time.sleep(9)\n"),
     # what it must not see
     "read_solutions": reading("open('{root}/solutions/00_quickstart.py').read()"),
     "read_course": reading("glob.glob('{root}/labs/*') + glob.glob('{root}/lab_utils/*')"),

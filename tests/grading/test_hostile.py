@@ -133,6 +133,14 @@ def test_no_hidden_input_is_told(graded):
         assert not [line for line in lines if line in text]
 
 
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name.startswith("tell_hidden")])
+def test_of_a_hidden_case_only_whether_it_passed_is_told(graded, name):
+    (result,) = [result for result in graded[0][name].exercises if result.name == "line_lengths"]
+    assert (result.stage, result.mistake) == ("edge", "")
+    assert result.passed == result.cases and result.hidden_passed == 0
+    assert not re.search("exit|ended|Error|dict|77", result.message + result.hint)
+
+
 def test_no_process_is_left(graded):
     batch.close_sandboxes()
     left = []

@@ -7,6 +7,7 @@ import pytest
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.grading import notebook_file, sandbox, scoring, tasks
+from lab_utils.grading.conversation import Request
 
 NUMBERS = [lab.number for lab in course.LABS]
 
@@ -82,9 +83,9 @@ def test_a_helper_of_the_course_answers_but_takes_only_numbers(warm):
     for name, expression in tries.items():
         with warm.answer() as answer:
             code = f"{source}def decoder_params(*args):\n    return {expression}\n"
-            answer.load([code], 0, "decoder_params", [], exercise.helpers, exercise.constants)
+            answer.load(Request([code], 0, "decoder_params", [], exercise.helpers, exercise.constants))
             found[name] = answer.call((1,))
     assert found["right"].value == 1024 * 16 * 128 * 2 + 1024 * 8 * 128 * 2
-    assert found["huge"].error["type"] == "ValueError"
+    assert found["huge"].error.kind == "ValueError"
     for name in ("itself", "library"):
-        assert "练习要自己写" in found[name].error["message"]
+        assert "练习要自己写" in found[name].error.message

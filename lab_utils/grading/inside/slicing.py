@@ -1,116 +1,255 @@
-"""Which statements of a notebook an answer needs: its own cell, and what defines the names it uses.
+"""Which statements of a notebook an answer needs, in the order in which the notebook runs them.
 
-Of other cells only imports, functions, classes and assignments are ever taken, and only those that bind a needed
-name; so nothing is trained, drawn or loaded because a cell before the answer does so.
+The aim: an answer that passes its check when the notebook is run from top to bottom passes here too, and no training,
+download or figure of another cell is run for it. Running every statement under an alarm would be the simpler rule,
+but it imports every library of the notebook in every child, and what a cell before costs counts against the answer.
+So, beside the answer's own cell, a statement is taken when it may affect a name that the answer, or a statement taken
+for it, reads: it binds the name, changes the object, or calls a function that does (`effects`). Going back from where
+the name is read, the search ends at a statement that surely binds it anew. Statements that may bind names which can't
+be seen in the text, such as `from math import *`, are always taken.
+
+The notebook's state counts as it is at the answer's check. A name that isn't bound by then is taken from where it is
+bound first afterwards, else from the notebook as it was given out, for cells that were deleted.
 """
 
 import ast
 import builtins
 import re
-import symtable
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-_CELL_MAGIC = re.compile(r"\s*%%(\w+)[^\n]*\n?")
-_PYTHON_MAGICS = {"time", "timeit", "capture", "prun"}
-_LINE_MAGIC = re.compile(r"^(\s*)[%!?][^\n]*$|^(\s*)[\w.]+\?{1,2}\s*$", re.MULTILINE)
-_BUILTINS = set(dir(builtins))
+from . import cells as cell_reader
+from .effects import Effects, effects
+
+KNOWN = {*dir(builtins), "display", "get_ipython", "__name__", "__file__", "In", "Out", "_"}
+"""Names that need not be bound in a notebook."""
+_ANYTHING = {
+    "globals",
+    "locals",
+    "exec",
+    "builtins",
+    "__builtins__",
+    "__main__",
+    "writefile",
+    "file",
+    "__future__",
+}
+_STAR = re.compile(r"import\s*\*")
+_BOUND = re.compile(
+    r"\b(?:def|class|as|import|for|global|del)\s+(\w+)|(\w+)\s*(?=[^\w\s=!<>]{0,2}=(?!=)|,|:|\bin\b)"
+)
+
+Place = tuple[int, int]
+"""Cell and number of the statement in it; cells of the notebook as given out count as negative numbers."""
 
 
-@dataclass
-class Cell:
-    """The top-level statements of a code cell; `error` says why there are none."""
+@dataclass(frozen=True)
+class Step:
+    """One statement to run. `needed`: the answer needs it; else it only stands in the answer's cell, and is run with
+    what is there by then."""
 
-    statements: list[ast.stmt]
+    cell: int
+    statement: ast.stmt
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The statements in the order to run. `unbound`: names that are read and bound nowhere; `error`: the answer's own
+    cell can't be read."""
+
+    steps: tuple[Step, ...] = ()
+    unbound: tuple[str, ...] = ()
     error: SyntaxError | None = None
 
 
-@cache
-def parse(source: str) -> Cell:
-    """The statements of a cell, its magics and shell lines taken out."""
-    try:
-        return Cell(ast.parse(_without_magics(source)).body)
-    except SyntaxError as error:
-        return Cell([], error)
-    except (ValueError, RecursionError, MemoryError) as error:
-        return Cell([], SyntaxError(f"读不懂这一格 ({type(error).__name__})"))
-
-
-def _without_magics(source: str) -> str:
-    magic = _CELL_MAGIC.match(source)
-    if magic:
-        source = "\n" + source[magic.end() :] if magic[1] in _PYTHON_MAGICS else ""
-    return _LINE_MAGIC.sub(lambda line: f"{line[1] or line[2] or ''}pass", source)
-
-
 def plan(
-    cells: list[str], target: int, fallback: list[str]
-) -> tuple[list[tuple[int, ast.stmt]], SyntaxError | None]:
-    """`(cell number, statement)` in the order to execute, ending with all of cell `target`.
+    sources: Sequence[str], target: int, function: str, given: Sequence[str] = (), whole: bool = False
+) -> Plan:
+    """What to run before `function`, the answer in cell `target` of the notebook, can be called.
 
-    A name is taken from where it was bound last before the target, else first after it, else from `fallback`, the
-    cells of the notebook as it was given out, which count as negative numbers. The error is the target's own.
+    `given`: the code cells of the notebook as it was given out. `whole`: the state at the end of the notebook counts,
+    not that at the check.
     """
-    answer = parse(cells[target])
+    answer = cell_reader.parse(sources[target])
     if answer.error:
-        return [], answer.error
-    order = [
-        (number, cells[number]) for number in (*range(target - 1, -1, -1), *range(target + 1, len(cells)))
-    ]
-    order += [(-1 - number, source) for number, source in enumerate(fallback)]
-    own = {name for statement in answer.statements for name in bound(statement)}
-    taken: dict[int, tuple[tuple[int, int], ast.stmt]] = {}
-    wanted = [name for statement in answer.statements for name in used(statement)]
-    seen = own | _BUILTINS
-    while wanted:
-        name = wanted.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for number, source in order:
-            found = [(i, s) for i, s in enumerate(parse(source).statements) if name in bound(s)]
-            for index, statement in found:
-                if id(statement) not in taken:
-                    taken[id(statement)] = ((number, index), statement)
-                    wanted += used(statement)
-            if found:
+        return Plan(error=answer.error)
+    last = len(sources) - 1 if whole else _check_cell(sources, target, function)
+    return _Search(sources, given, target, last).plan(function)
+
+
+def _check_cell(sources: Sequence[str], target: int, function: str) -> int:
+    """The first cell from the target on in which the function, alone, is given to something: `check.NAME(function)`."""
+    for number in range(target, len(sources)):
+        if function in _words(sources[number]):
+            for statement in cell_reader.parse(sources[number]).statements:
+                match getattr(statement, "value", None):
+                    case ast.Call(ast.Attribute(), [ast.Name(name)], []) if name == function:
+                        return number
+    return target
+
+
+@cache
+def _words(source: str) -> frozenset[str]:
+    """Every word of a text, identifiers in the form in which Python compares them."""
+    return frozenset(
+        re.findall(r"\w+", source if source.isascii() else unicodedata.normalize("NFKC", source))
+    )
+
+
+@cache
+def _perhaps_bound(source: str) -> frozenset[str]:
+    """Words that a statement of this text may bind; for builtin names, which nearly every cell reads."""
+    return frozenset(word for pair in _BOUND.findall(source) for word in pair)
+
+
+@cache
+def _effects(source: str) -> tuple[tuple[ast.stmt, Effects], ...]:
+    return tuple((statement, effects(statement)) for statement in cell_reader.parse(source).statements)
+
+
+class _Search:
+    """The search for the statements that one answer needs."""
+
+    def __init__(self, sources: Sequence[str], given: Sequence[str], target: int, last: int):
+        self._sources, self._given, self._target, self._last = sources, given, target, last
+        self._end: Place = (last, sys.maxsize)
+        self._taken: set[Place] = set()
+        self._waiting: list[tuple[str, Place]] = []
+        self._done: set[tuple[str, Place]] = set()
+        self._touching: dict[str, list[Place]] = {}
+        self._unbound: set[str] = set()
+        self._unseen = False
+
+    def plan(self, function: str) -> Plan:
+        for number in range(self._last + 1):
+            source = self._sources[number]
+            if _words(source) & _ANYTHING or _STAR.search(source):
+                for index, (_, effect) in enumerate(_effects(source)):
+                    if effect.anything:
+                        self._unseen = True
+                        self._take((number, index), self._end)
+        own = _effects(self._sources[self._target])
+        if not any(
+            function in effect.binds for _, effect in own
+        ):  # it is bound by means that the text doesn't show
+            for index in range(len(own)):
+                self._take((self._target, index), self._end)
+        self._waiting.append((function, self._end))
+        while self._waiting:
+            need = self._waiting.pop()
+            if need not in self._done:
+                self._done.add(need)
+                self._search(*need)
+        unbound = () if self._unseen else tuple(sorted(self._unbound - {function}))
+        return Plan(tuple(self._ordered()), unbound)
+
+    def _ordered(self) -> Iterator[Step]:
+        """What was given out; the cells before the answer; what is bound only after the check; the answer; the rest."""
+
+        def order(place: Place) -> tuple:
+            cell, index = place
+            group = 0 if cell < 0 else 1 if cell < self._target else 3 if cell <= self._last else 2
+            return group, abs(cell), index
+
+        own = {(self._target, index) for index in range(len(_effects(self._sources[self._target])))}
+        for place in sorted(self._taken | own, key=order):
+            yield Step(place[0], self._statement(place), place in self._taken)
+
+    def _search(self, name: str, before: Place) -> None:
+        """Take what affects a name between the statement that binds it anew, the last before a place, and that place."""
+        places = [place for place in self._touching_places(name) if place < before]
+        bound = False
+        for place in reversed(places):
+            effect = self._at(place)
+            bound |= name in effect.binds
+            self._take(place, before)
+            if name in effect.surely:
                 break
-    # What was given out comes first, then the student's cells from top to bottom, then the answer.
-    before = sorted(taken.values(), key=lambda item: (item[0][0] >= 0, abs(item[0][0]), item[0][1]))
-    return [(where[0], statement) for where, statement in before] + [
-        (target, statement) for statement in answer.statements
-    ], None
+        if not bound and not self._found_elsewhere(name, before) and not self._touching_places(name):
+            self._unbound.add(name)
 
+    def _found_elsewhere(self, name: str, before: Place) -> bool:
+        """Take what binds a name after the check, or did in the notebook as given out; whether it needs no more."""
+        own = before[1] < sys.maxsize and name in self._at(before).binds  # such as the variable of a loop
+        if name in KNOWN:
+            return True
+        after = range(self._last + 1, len(self._sources))
+        later = ((number, self._sources[number]) for number in after)
+        given = ((-1 - number, source) for number, source in enumerate(self._given))
+        for number, source in (*later, *given):
+            if name in _words(source):
+                for index, (_, effect) in enumerate(_effects(source)):
+                    if name in effect.binds:
+                        self._take((number, index), before)
+                        return True
+        return own
 
-@cache
-def bound(statement: ast.stmt) -> set[str]:
-    """The names that a definition binds; none for a statement that isn't one."""
-    if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
-    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {statement.name}
-    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
-        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
-    if isinstance(statement, (ast.Try, ast.If)):  # import with a fallback
-        inner = [*statement.body, *statement.orelse]
-        inner += [s for handler in getattr(statement, "handlers", ()) for s in handler.body]
-        if all(isinstance(s, (ast.Import, ast.ImportFrom, ast.Assign, ast.Pass)) for s in inner):
-            return {name for s in inner for name in bound(s)}
-    return set()
+    def _take(self, place: Place, before: Place) -> None:
+        """Take a statement, and want what it reads where it stands, and what its functions read where they may be
+        called: at the place for which the statement is taken, and in the end."""
+        effect = self._at(place)
+        self._taken.add(place)
+        self._waiting += [(name, place) for name in effect.reads]
+        self._waiting += [(name, when) for name in effect.later_reads for when in (before, self._end)]
 
+    def _at(self, place: Place) -> Effects:
+        return _effects(self._source(place[0]))[place[1]][1]
 
-@cache
-def used(statement: ast.stmt) -> set[str]:
-    """The global names that a statement, or a function inside it, reads."""
-    try:
-        table = symtable.symtable(ast.unparse(statement), "<cell>", "exec")
-    except (SyntaxError, ValueError, RecursionError):
-        return set()
-    names = {s.get_name() for s in table.get_symbols() if s.is_referenced()}
-    tables = list(table.get_children())
-    while tables:
-        inner = tables.pop()
-        names |= {s.get_name() for s in inner.get_symbols() if s.is_global() and s.is_referenced()}
-        tables += inner.get_children()
-    return names
+    def _statement(self, place: Place) -> ast.stmt:
+        return _effects(self._source(place[0]))[place[1]][0]
+
+    def _source(self, cell: int) -> str:
+        return self._sources[cell] if cell >= 0 else self._given[-1 - cell]
+
+    def _cells_with(self, names: set[str]) -> Iterator[tuple[Place, Effects]]:
+        """The statements of the cells, up to the check, in which one of the names stands."""
+        for number in range(self._last + 1):
+            source = self._sources[number]
+            here = _words(source) & names
+            if here and (not here <= KNOWN or _perhaps_bound(source) & here):
+                for index, (_, effect) in enumerate(_effects(source)):
+                    yield (number, index), effect
+
+    def _touching_places(self, name: str) -> list[Place]:
+        """Where the name is bound, its object may be changed, or a function is used that does so; in order."""
+        if name in self._touching:
+            return self._touching[name]
+        self._touching[name] = []  # ends the recursion of names that stand for each other
+        binders = [effect for _, effect in self._cells_with({name}) if name in effect.binds]
+        imported = not binders or any(name in effect.imports for effect in binders)
+        is_data = not imported and not any(name in effect.defines for effect in binders)
+        changers = self._changers(name, imported, is_data)
+        places: set[Place] = set()
+        for place, effect in self._cells_with({name, *changers}):
+            if (
+                name in effect.binds | effect.stores
+                or (not imported and name in effect.receivers)
+                or (imported and name in effect.settings)
+                or (is_data and name in effect.passed)
+                or effect.reads & changers
+            ):
+                places.add(place)
+            if is_data and name in effect.aliases:
+                places.add(place)
+                for other in effect.binds - {name}:
+                    places.update(self._touching_places(other))
+        self._touching[name] = sorted(places)
+        return self._touching[name]
+
+    def _changers(self, name: str, imported: bool, is_data: bool) -> set[str]:
+        """The functions and classes of the notebook that bind or change a name when they are called."""
+        known: set[str] = set()
+        while True:
+            before = len(known)
+            for _, effect in self._cells_with({name, *known}):
+                changes = effect.later_binds | effect.later_stores
+                changes |= frozenset() if imported else effect.later_receivers
+                changes |= effect.later_passed if is_data else frozenset()
+                if name in changes or effect.later_reads & known:
+                    known |= effect.defines
+            if len(known) == before:
+                return known
