@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lab_utils.errors import InvalidValue, NotFound, Unavailable, nearest
 from lab_utils.models import gguf, hub, registry
-from lab_utils.models.contents import missing_files
+from lab_utils.models.completeness import missing_files
 from lab_utils.models.registry import Hosted, Shipped, Wheel
 
 
