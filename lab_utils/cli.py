@@ -29,15 +29,16 @@ Numbers = Annotated[
 
 
 @contextmanager
-def _friendly() -> Iterator[None]:
+def _friendly(*also: type[Exception]) -> Iterator[None]:
     """Turn what a user can mend (a number, a folder, a command) into a line on stderr and exit status 2.
 
-    Anything else is a bug and keeps its traceback.
+    That is a LabError, and what is named in `also`. Anything else is a bug and keeps its traceback.
     """
+    kinds: tuple[type[Exception], ...] = (LabError, *also)
     try:
         yield
-    except LabError as error:
-        _stop(str(error))
+    except kinds as error:
+        _stop(str(error.args[0] if isinstance(error, KeyError) else error))
 
 
 def _stop(message: str) -> NoReturn:

@@ -8,6 +8,6 @@
 """
 
 from lab_utils.artifacts.checkpoint import find_checkpoint
-from lab_utils.artifacts.folder import WHOLE, Artifact, classify, model_folder, resolve
+from lab_utils.artifacts.folder_kinds import WHOLE, Artifact, classify, model_folder, resolve
 
 __all__ = ["WHOLE", "Artifact", "classify", "find_checkpoint", "model_folder", "resolve"]

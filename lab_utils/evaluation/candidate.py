@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from lab_utils import models
-from lab_utils.artifacts.folder import WHOLE, classify, model_folder, resolve
+from lab_utils.artifacts.folder_kinds import WHOLE, classify, model_folder, resolve
 from lab_utils.errors import InvalidValue, LabError, Unavailable
 from lab_utils.models.generation import Completion, complete_batch, decoding
 

@@ -16,7 +16,7 @@ from lab_utils.artifacts import Artifact, classify, model_folder, resolve
 from lab_utils.evaluation.candidate import Candidate, Local, Served, local, served
 from lab_utils.evaluation.parity import TOLERANCE, Difference, Parity, first_difference
 from lab_utils.export.card import write_card
-from lab_utils.export.gate import parity
+from lab_utils.export.gguf_parity import parity
 from lab_utils.export.llama_cpp import llama_cpp, to_gguf
 from lab_utils.export.merge import merge, merge_command, merged_into_4bit
 from lab_utils.export.ollama import modelfile

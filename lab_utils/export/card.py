@@ -6,7 +6,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from lab_utils.artifacts.folder import MERGE_RECORD, WHOLE, classify, quantized_bits, read_json, tensor_shapes
+from lab_utils.artifacts.folder_kinds import (
+    MERGE_RECORD,
+    WHOLE,
+    classify,
+    quantized_bits,
+    read_json,
+    tensor_shapes,
+)
 from lab_utils.errors import InvalidValue
 from lab_utils.files import write_atomic
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lab_utils import models, swift
-from lab_utils.artifacts.folder import (
+from lab_utils.artifacts.folder_kinds import (
     MERGE_RECORD,
     WHOLE,
     classify,

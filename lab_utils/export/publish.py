@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from lab_utils import models
-from lab_utils.artifacts.folder import MERGE_RECORD, broken_weights, classify, read_json
+from lab_utils.artifacts.folder_kinds import MERGE_RECORD, broken_weights, classify, read_json
 from lab_utils.errors import InvalidValue, LabError
 from lab_utils.export.card import CARD, CONFIGURATION, front_matter
 from lab_utils.models.generation import end_ids

@@ -11,10 +11,10 @@ ModelScope or Hugging Face. What is already on the disk is used without touching
 - `random`: a model of any architecture with random weights, for speed and memory.
 """
 
-from lab_utils.models.contents import folder_bytes, missing_files
-from lab_utils.models.folders import local, path, shipped_adapter
+from lab_utils.models.completeness import folder_bytes, missing_files
 from lab_utils.models.hub import HUBS, sources_reachable
 from lab_utils.models.loading import load, quiet
+from lab_utils.models.locating import local, path, shipped_adapter
 from lab_utils.models.random import random
 from lab_utils.models.registry import (
     ASSETS,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lab_utils.errors import InvalidValue
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -41,14 +43,14 @@ def end_ids(eos_token_id: int | list[int] | None) -> list[int]:
     return eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
 
 
-def complete_batch(model, tokenizer, inputs: Mapping, max_new_tokens: int, **how) -> list[Completion]:
+def complete_batch(model, tokenizer, inputs: Mapping, max_new_tokens: int, **options) -> list[Completion]:
     """What follows each row of a batch. `inputs`: `input_ids` and `attention_mask`, (batch, seq), padded on
-    the left, on the model's device; `how`: further arguments of `generate`, as `decoding` gives them."""
+    the left, on the model's device; `options`: further arguments of `generate`, as `decoding` gives them."""
     import torch
 
     ends = end_ids(model.generation_config.eos_token_id)
     with torch.no_grad():
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)
     out = []
     for row in ids[:, inputs["input_ids"].shape[1] :].tolist():
         stop = next((i for i, token in enumerate(row) if token in ends), None)
@@ -69,17 +71,17 @@ def complete(
 ) -> list[Completion]:
     """Continue each prompt; `temperature` 0 is greedy. Same prompts, same seed, same texts.
 
-    Raises ValueError for an empty list or an empty prompt.
+    Raises InvalidValue for an empty list or an empty prompt.
     """
     import torch
 
     if not prompts or not all(prompts):
-        raise ValueError("提示 (prompt) 不能为空：请给出至少一个非空的字符串")
-    how = decoding(temperature, top_p)
+        raise InvalidValue("提示 (prompt) 不能为空", "请给出至少一个非空的字符串")
+    options = decoding(temperature, top_p)
     torch.manual_seed(seed)
     out = []
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
         inputs = tokenizer(part, return_tensors="pt", padding=True, padding_side="left").to(model.device)
-        out += complete_batch(model, tokenizer, inputs, max_new_tokens, **how)
+        out += complete_batch(model, tokenizer, inputs, max_new_tokens, **options)
     return out

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lab_utils.errors import LabError, Unavailable
-from lab_utils.models.contents import folder_bytes, missing_files
+from lab_utils.models.completeness import folder_bytes, missing_files
 from lab_utils.models.registry import Hosted
 
 HUBS = {

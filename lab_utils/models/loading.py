@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lab_utils.errors import InvalidValue, Unavailable
-from lab_utils.models import folders, registry
+from lab_utils.models import locating, registry
 from lab_utils.models.registry import Entry, Hub
 
 
@@ -24,7 +24,7 @@ def load(name: str, dtype: str = "float32", adapter: str | Path | None = None):
             f"{adapter} 里没有适配器 (adapter_config.json)",
             "请给出 checkpoint 文件夹，而不是整次运行的文件夹",
         )
-    folder = folders.path(name)
+    folder = locating.path(name)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -40,8 +40,8 @@ def _quantize(model: "PreTrainedModel", compute_dtype: "torch.dtype") -> None:
     from transformers import BitsAndBytesConfig
 
     output = model.get_output_embeddings()
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output]
-    for name, layer in found:
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output]
+    for name, layer in linear:
         bias = layer.bias is not None
         packed = Linear4bit(
             layer.in_features,

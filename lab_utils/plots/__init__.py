@@ -1,4 +1,4 @@
-"""Figures of the labs: one look, readable Chinese, colors that survive greyscale.
+"""Figures of the labs: one look, readable Chinese, colors that survive grayscale.
 
     style      font, colors, axes
     runs       curves over the steps, rates with intervals, a reward beside what it stands for

@@ -1,4 +1,4 @@
-"""The look of the labs' figures: readable Chinese, three colors that survive greyscale, a light grid."""
+"""The look of the labs' figures: readable Chinese, three colors that survive grayscale, a light grid."""
 
 from pathlib import Path
 

@@ -35,7 +35,7 @@ def measure(model, tokenizer, parts, dropped: dict[str, int]) -> dict:
     chats = complete(
         model, tokenizer, [chat_prompt(tokenizer, r["messages"][0]["content"]) for r in rows], 96
     )
-    asked = [verse.check(c.text, r["form"]).form_ok and c.ended for c, r in zip(chats, rows, strict=True)]
+    obeyed = [verse.check(c.text, r["form"]).form_ok and c.ended for c, r in zip(chats, rows, strict=True)]
     kept = sum(n for name, n in parts.counts.items() if name in verse.FORMS)
     no_rhyme = dropped["does not rhyme by modern reading"]
     known = {line for poem in parts.train for line in poem.lines}
@@ -52,7 +52,7 @@ def measure(model, tokenizer, parts, dropped: dict[str, int]) -> dict:
             1 - sum(v.repeats_ok for v in verdicts) / len(verdicts), 4
         ),
         "lines_found_in_corpus": round(sum(line in known for line in lines) / len(lines), 4),
-        "instruction_form_pass": _figures(bootstrap(asked)),
+        "instruction_form_pass": _figures(bootstrap(obeyed)),
         "chat_turn_ended": round(sum(c.ended for c in chats) / len(chats), 4),
         "samples": [{"theme": t, "text": c.text.strip()} for t, c in zip(themes[:8], titled, strict=False)],
         "chat_samples": [

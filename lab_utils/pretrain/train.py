@@ -185,17 +185,13 @@ def train(
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     (stop,) = tokenizer("。").input_ids
     packs = _encode(tokenizer, docs, settings, end)
-    quatrains = [p for p in held_out if len(p.lines) == 4 and 0 < len(p.title) <= 8][:256]
     held = _encode(tokenizer, [f"《{p.title}》\n{p.text}" for p in held_out if p.title], settings, end)
     model = make_model(settings, len(tokenizer), tokenizer)
     optimizers = _optimizers(model, settings)
     steps = int(settings.epochs * len(packs.ids) / settings.batch_rows)
-    state = folder / "state.pt"
-    first = _resume(state, model, optimizers)
-    print(
-        f"{model.num_parameters():,} parameters, {packs.ids.numel():,} tokens, steps {first}-{steps}",
-        flush=True,
-    )
+    first = _resume(folder / "state.pt", model, optimizers)
+    size = f"{model.num_parameters():,} parameters, {packs.ids.numel():,} tokens"
+    print(f"{size}, steps {first}-{steps}", flush=True)
     loss_of = torch.compile(weighted_loss)
     order = _order(len(packs.ids), settings, steps)
     began, seen, running = time.time(), 0, math.nan
@@ -209,24 +205,28 @@ def train(
         running = plain.item() if step == first else 0.98 * running + 0.02 * plain.item()
         if not math.isfinite(running):
             raise RuntimeError(f"loss is {running} at step {step}; lower muon_lr or adamw_lr")
-        done = step + 1
-        speed = seen / (time.time() - began)
+        done, speed = step + 1, seen / (time.time() - began)
         if done % 500 == 0 or done == steps:
             row = {
                 "step": done,
                 "epoch": round(done * settings.batch_rows / len(packs.ids), 3),
                 "train_loss": round(running, 4),
                 "held_out_loss": round(evaluate(model, held, stop), 4),
-                "rhyme_mass": round(rhyme_mass(model, tokenizer, quatrains), 4),
+                "rhyme_mass": round(rhyme_mass(model, tokenizer, _quatrains(held_out)), 4),
                 "tokens_per_second": round(speed),
             }
-            _keep(state, row, model, optimizers)
+            _keep(folder / "state.pt", row, model, optimizers)
         elif done % 50 == 0:
             print(f"{done}/{steps} loss {running:.4f} {speed:.0f} tokens/s", flush=True)
         if time.time() - began > minutes * 60:
             break
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     return save(model, tokenizer, folder / "model")
+
+
+def _quatrains(held_out: list) -> list:
+    """Up to 256 quatrains with a short title, on which learned rhyme is measured."""
+    return [poem for poem in held_out if len(poem.lines) == 4 and 0 < len(poem.title) <= 8][:256]
 
 
 def _resume(state: Path, model, optimizers: list[torch.optim.Optimizer]) -> int:

@@ -11,7 +11,7 @@ them: `clients` (what is sent and read), `wrapper` (a server of our own, made of
 
 from lab_utils.serving.adapter import AdapterError, preflight
 from lab_utils.serving.failure import PortInUse, ServerError, VllmMissing
-from lab_utils.serving.server import Server, healthy, serve
+from lab_utils.serving.vllm_server import Server, healthy, serve
 
 __all__ = [
     "AdapterError",

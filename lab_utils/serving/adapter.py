@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab_utils.artifacts import classify, resolve
-from lab_utils.artifacts.folder import tensor_shapes
+from lab_utils.artifacts.folder_kinds import tensor_shapes
 from lab_utils.errors import InvalidValue
 from lab_utils.linear_layers import PEFT_PREFIX
 

@@ -19,6 +19,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from lab_utils.serving.access import Gate
 from lab_utils.serving.api_errors import (
     ApiError,
     ErrorBody,
@@ -37,7 +38,6 @@ from lab_utils.serving.chat_format import (
     Usage,
 )
 from lab_utils.serving.engine import Engine, QueuedChat
-from lab_utils.serving.gate import Gate
 
 Responses = dict[int | str, dict[str, Any]]
 """Status -> what the OpenAPI document says of an answer with it."""

@@ -8,7 +8,7 @@ from lab_utils.widgets.explorer import Control, Explorer, Reading
 def rank_explorer(matrix, kind: str = "image") -> Explorer:
     """A matrix beside its best approximation of rank k, and what that costs and loses.
 
-    matrix: (m, n), torch tensor or numpy array; kind: "image" shows it in greys, "matrix" in colours
+    matrix: (m, n), torch tensor or numpy array; kind: "image" shows it in grays, "matrix" in colors
     about zero. Raises ValueError for another kind, and what `lowrank.truncate` and `lowrank.energy`
     raise: not two dimensions, empty, NaN or infinity, all zeros.
     """

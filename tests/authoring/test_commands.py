@@ -17,6 +17,7 @@ def labs(*arguments: str):
     return result
 
 
+@pytest.mark.slow
 def test_build_check_lint_and_inverted_run_of_a_good_lab(lab, edit):
     built = labs("build", "90")
     assert built.exit_code == 0 and "✅ labs/90_mini.ipynb  solutions/90_mini.ipynb" in built.output
@@ -60,6 +61,7 @@ def test_run_writes_the_report(lab, tmp_path):
     assert json.loads(report.read_text(encoding="utf-8"))["90"]["figures"] == {"loss": 1.5}
 
 
+@pytest.mark.slow
 def test_failing_lab_fails_the_command_and_is_in_the_report(lab, edit, tmp_path):
     edit("return x + x", "return x")
     report = tmp_path / "report.json"
@@ -70,6 +72,7 @@ def test_failing_lab_fails_the_command_and_is_in_the_report(lab, edit, tmp_path)
     assert labs("build").exit_code == 1
 
 
+@pytest.mark.slow
 def test_inverted_run_fails_when_a_check_passes(lab, edit):
     edit("assert double(2) == 4", "assert callable(double)")
     labs("build")

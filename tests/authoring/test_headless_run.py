@@ -14,6 +14,7 @@ from lab_utils.authoring import run as running
 from lab_utils.authoring.run import TreeMemory, run
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow  # kernels
 CHILD = """\
 import subprocess, sys
 subprocess.run([sys.executable, "-c", "import time; x = b'1' * (300 << 20); time.sleep(1)"], check=True)

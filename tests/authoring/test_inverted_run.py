@@ -6,6 +6,8 @@ from lab_utils.authoring import build, master
 from lab_utils.authoring.inverted import inverted
 from lab_utils.files import write_atomic
 
+pytestmark = pytest.mark.slow  # kernels
+
 
 @pytest.fixture
 def student(lab):

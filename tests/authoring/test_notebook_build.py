@@ -18,6 +18,7 @@ def steady(lab, edit):
     return lab
 
 
+@pytest.mark.slow
 def test_building_twice_gives_the_same_bytes(steady):
     first = build.build(steady)
     texts = [first.student_path.read_bytes(), first.solution_path.read_bytes()]

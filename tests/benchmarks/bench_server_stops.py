@@ -20,7 +20,7 @@ from lab_utils.guard import end_session, session_members
 KERNEL = """
 import json, os, signal, sys, time
 from lab_utils import serving
-from lab_utils.serving import server as module
+from lab_utils.serving import vllm_server as module
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 

@@ -6,8 +6,8 @@
 
 Steps: a device, b memory, c speed, d labs, e quantization, f generation; `steps/` says what each does. Each runs in
 a process of its own with a time limit of its own; what is missing is skipped, with the reason. `FOLDER/check.json`
-is rewritten whenever a step has something new; `FOLDER/check.log` has the ends of what the processes printed. Order: device and speed have the GPU to themselves; the labs then run
-beside memory, quantization and generation. The labs' CPU runs, to compare with, go on beside everything.
+is rewritten whenever a step has something new; `FOLDER/check.log` has the ends of what the processes printed. Order: device and speed have the machine to themselves; the labs
+and their CPU runs, to compare with, then go on beside memory, quantization and generation.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-LIMITS = {"a": 45, "b": 150, "c": 230, "d": 280, "e": 60, "f": 75, "d_cpu": 440}
+LIMITS = {"a": 45, "b": 150, "c": 235, "d": 230, "e": 60, "f": 75, "d_cpu": 230}
 """Seconds a step may take at most."""
 MODULES = {
     "a": "device",
@@ -124,14 +124,11 @@ class Check:
 
     def all(self, steps: list[str]) -> None:
         """Run the chosen steps in the order that the module's docstring gives."""
-        tracks = [threading.Thread(target=self.run, args=("d_cpu",))] if "d" in steps else []
-        for track in tracks:
-            track.start()
         for step in [step for step in ALONE if step in steps]:
             self.run(step)
-        if "d" in steps:
-            tracks.append(threading.Thread(target=self.run, args=("d",)))
-            tracks[-1].start()
+        tracks = [threading.Thread(target=self.run, args=(name,)) for name in ("d_cpu", "d") if "d" in steps]
+        for track in tracks:
+            track.start()
         for step in [step for step in BESIDE if step in steps]:
             self.run(step)
         for track in tracks:

@@ -19,6 +19,10 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from lab_utils import setup_environment  # noqa: E402
+
 LOCK = ROOT / "lab_utils" / "requirements.lock"
 PYTHON = "3.12"
 TRAINING = """
@@ -35,6 +39,8 @@ NOTEBOOKS = """
     rpds-py stack-data tornado traitlets wcwidth
 """.split()
 """A kernel to run notebooks headless; without the debugger and the widgets' JavaScript, which only a browser needs."""
+UNLOCKED = {"liger-kernel": "0.8.5"}
+"""What only a GPU needs, so that the lock doesn't have it: the fused loss of the speed step."""
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (39, 34, 31, 28, 27, 24, 17)] + [
     "manylinux2014_x86_64",
     "manylinux1_x86_64",
@@ -42,18 +48,13 @@ PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (39, 34, 31, 28, 27, 24, 17)] + 
 
 
 def pins() -> dict[str, str]:
-    """Package -> version that the lock names for Python 3.12 on Linux."""
+    """Package -> version that the lock names for Python 3.12 on Linux, and what isn't in it."""
     from packaging.requirements import Requirement
 
     machine = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.3", "sys_platform": "linux"}
-    found = {}
-    for line in LOCK.read_text(encoding="utf-8").splitlines():
-        if not line or line.startswith("#"):
-            continue
-        requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate(machine):
-            found[requirement.name] = next(iter(requirement.specifier)).version
-    return found
+    needs = map(Requirement, setup_environment.pins(LOCK.read_text(encoding="utf-8")))
+    here = [need for need in needs if need.marker is None or need.marker.evaluate(machine)]
+    return {need.name: next(iter(need.specifier)).version for need in here} | UNLOCKED
 
 
 def download(names: list[str], folder: Path) -> None:

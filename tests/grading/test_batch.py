@@ -17,7 +17,7 @@ from lab_utils import course
 from lab_utils.grading import batch, grade_class
 from lab_utils.grading import submissions as submissions_of
 from lab_utils.grading.row import Row
-from lab_utils.serving.server import free_port
+from lab_utils.serving.vllm_server import free_port
 from tests.grading.hostile import LAB, RIGHT, WRONG, notebook, write
 
 STUDENTS = 8

@@ -8,7 +8,8 @@ import pytest
 from lab_utils import export
 from lab_utils.evaluation.candidate import is_local
 from lab_utils.models.generation import Completion
-from lab_utils.serving import clients, load, server
+from lab_utils.serving import clients, load
+from lab_utils.serving import vllm_server as server
 from tests.serving.listening import listening
 from tests.serving.proxies import BROKEN_PROXIES
 

@@ -1,8 +1,10 @@
 """c. Tokens a second of LoRA on Qwen3-0.6B with random weights, 64 samples a step of about 343 tokens each.
 
-Three ways by plain TRL and PEFT in one process (padded, padded with samples of like length together, packed), then by
-`swift sft` (padded, and packed where flash-attn is installed: ms-swift packs with nothing else). Only real tokens count, no
-padding; the time is that of the whole training loop with its first steps. No gradient checkpointing.
+By plain TRL and PEFT in one process (packed, padded with samples of like length together, padded in any order), then by
+`swift sft` (samples of like length together, packed where flash-attn is installed: ms-swift packs with nothing else). Where
+liger-kernel is installed, both also with its fused loss, which never holds the logits of a batch, in twice as large batches.
+Only real tokens count, no padding; the time is that of the whole training loop with its first steps. No gradient
+checkpointing.
 """
 
 import contextlib
@@ -11,6 +13,8 @@ import json
 import random
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from steps.report import Report, device, dtype
 BOUND = 10_004
 """LLaMA-Factory's log of LoRA on Qwen3-0.6B-Base: 102,887,824 tokens in 10,283 s; the GPU isn't named."""
 MEAN = 343
-MICRO = 8
+MICRO = 16
 SAMPLES = 64
 
 
@@ -39,41 +43,56 @@ def run(report: Report, dry: bool) -> None:
         tokens=sum(len(r["input_ids"]) for r in rows),
         rows=len(rows),
     )
-    failed = []
-    ways = ("padded", "packed") if dry else ("padded", "sorted", "packed")
-    for way in ways:
-        _measure(report, failed, f"trl_{way}", lambda way=way: by_trl(settings, rows, way))
-    missing = [name for name in ("swift", "modelscope") if find_spec(name) is None]
-    if missing:
-        report.put(swift=f"skipped: {', '.join(missing)} not installed")
-    else:
-        _measure(report, failed, "swift_padded", lambda: by_swift(settings, rows, report.work, {}))
+    failed: list[str] = []
+    liger = find_spec("liger_kernel") is not None and not dry
+    for name, way in {
+        **_trl_ways(settings, rows, liger),
+        **_swift_ways(settings, rows, report, liger),
+    }.items():
+        _measure(report, failed, name, way)
         if not dry:
-            _measure(
-                report,
-                failed,
-                "swift_sorted",
-                lambda: by_swift(settings, rows, report.work, {"group_by_length": True}),
-            )
-        if find_spec("flash_attn") is None:
-            report.put(swift_packed="skipped: ms-swift packs only with flash-attn, which isn't installed")
-        else:
-            packed = {"packing": True, "attn_impl": "flash_attn", "packing_length": 16 * settings["mean"]}
-            packed |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
-            _measure(report, failed, "swift_packed", lambda: by_swift(settings, rows, report.work, packed))
-    best = {}
-    for tool in ("trl", "swift"):
-        rates = [
-            v["tokens_per_second"]
-            for k, v in report.data.items()
-            if k.startswith(f"{tool}_") and "tokens_per_second" in v
-        ]
-        best[tool] = max(rates, default=0.0)
-    if not dry:
-        for tool, rate in best.items():
-            report.bar(f"tokens/s of LoRA by {tool}", rate, BOUND, rate >= BOUND)
+            report.put(bars=[_bar(report, tool) for tool in ("trl", "swift")])
     if failed:
         raise RuntimeError(f"failed: {', '.join(failed)}")
+
+
+def _trl_ways(settings: dict, rows: list[dict], liger: bool) -> dict[str, Callable[[], dict]]:
+    """Name -> what measures TRL that way."""
+    names = ["trl_packed", "trl_padded"] if settings["dry"] else ["trl_packed", "trl_sorted", "trl_padded"]
+    if liger:
+        names.insert(2, "trl_sorted_liger")
+    return {name: partial(by_trl, settings, rows, name) for name in names}
+
+
+def _swift_ways(
+    settings: dict, rows: list[dict], report: Report, liger: bool
+) -> dict[str, Callable[[], dict]]:
+    """Name -> what measures `swift sft` that way; what is missing for it is reported."""
+    if missing := [name for name in ("swift", "modelscope") if find_spec(name) is None]:
+        report.put(swift=f"skipped: {', '.join(missing)} not installed")
+        return {}
+    ways: dict[str, dict] = {"swift_sorted": {"group_by_length": True}}
+    if liger:
+        double = {"per_device_train_batch_size": 2 * settings["micro"], "use_liger_kernel": True}
+        double["gradient_accumulation_steps"] = settings["samples"] // (2 * settings["micro"])
+        ways["swift_sorted_liger"] = {"group_by_length": True, **double}
+    if find_spec("flash_attn") is None:
+        report.put(swift_packed="skipped: ms-swift packs only with flash-attn, which isn't installed")
+    else:
+        packed = {"packing": True, "attn_impl": "flash_attn", "packing_length": 16 * settings["mean"]}
+        ways["swift_packed"] = {**packed, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    return {name: partial(by_swift, settings, rows, report.work, name, flags) for name, flags in ways.items()}
+
+
+def _bar(report: Report, tool: str) -> dict:
+    """The best rate of a tool so far, against the bound."""
+    rates = [
+        row.get("tokens_per_second", 0.0)
+        for name, row in report.data.items()
+        if name.startswith(f"{tool}_") and isinstance(row, dict)
+    ]
+    best = max(rates, default=0.0)
+    return {"name": f"tokens/s of LoRA by {tool}", "value": best, "bound": BOUND, "met": best >= BOUND}
 
 
 def _measure(report: Report, failed: list[str], name: str, way) -> None:
@@ -136,9 +155,10 @@ def by_trl(settings: dict, rows: list[dict], way: str) -> dict:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    micro, samples = settings["micro"], settings["samples"]
+    liger = way.endswith("liger")
+    micro, samples = settings["micro"] * (2 if liger else 1), settings["samples"]
     length = settings["longest"]
-    if way == "packed":  # as many tokens as 16 samples have, so that 4 packs make a step
+    if way == "trl_packed":  # as many tokens as 16 samples have, so that 4 packs make a step
         length, micro, accumulation = samples // 4 * settings["mean"], 1, 4
         length = max(length, settings["longest"])
     else:
@@ -150,9 +170,10 @@ def by_trl(settings: dict, rows: list[dict], way: str) -> dict:
         gradient_accumulation_steps=accumulation,
         num_train_epochs=1,
         max_length=length,
-        packing=way == "packed",
-        train_sampling_strategy="group_by_length" if way == "sorted" else "random",
+        packing=way == "trl_packed",
+        train_sampling_strategy="group_by_length" if "sorted" in way else "random",
         gradient_checkpointing=False,
+        use_liger_kernel=liger,
         learning_rate=1e-4,
         bf16=kind == "bfloat16",
         fp16=kind == "float16",
@@ -185,7 +206,7 @@ def by_trl(settings: dict, rows: list[dict], way: str) -> dict:
     return found
 
 
-def by_swift(settings: dict, rows: list[dict], work: Path, other: dict) -> dict:
+def by_swift(settings: dict, rows: list[dict], work: Path, name: str, other: dict) -> dict:
     """Train by `swift sft`, a process of its own, with the same settings."""
     from lab_utils import swift
 
@@ -217,13 +238,13 @@ def by_swift(settings: dict, rows: list[dict], work: Path, other: dict) -> dict:
         "save_only_model": True,
         "report_to": "none",
         "seed": 0,
-        "output_dir": work / f"swift-{len(other)}",
+        "output_dir": work / name,
     }
-    done = swift.run(swift.command("sft", **{**flags, **other}), progress=False, timeout=150)
+    flags |= other
+    done = swift.run(swift.command("sft", **flags), progress=False, timeout=150)
     log = done.log
-    found = _figures(
-        rows, done.summary["train_runtime"], len(log), list(log["loss"]), micro, settings["samples"] // micro
-    )
+    batch = flags["per_device_train_batch_size"], flags["gradient_accumulation_steps"]
+    found = _figures(rows, done.summary["train_runtime"], len(log), list(log["loss"]), *batch)
     return {
         **found,
         "dropped": done.dropped,

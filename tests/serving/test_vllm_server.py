@@ -17,7 +17,7 @@ import pytest
 from lab_utils import export, models, serving
 from lab_utils.guard import session_members
 from lab_utils.serving import clients, known_answer
-from lab_utils.serving import server as module
+from lab_utils.serving import vllm_server as module
 from lab_utils.setup_environment import ROOT, find_vllm
 from tests.serving.proxies import BROKEN_PROXIES
 from tests.waiting import PATIENCE, wait_until

@@ -178,7 +178,7 @@ def vllm_argv(
     """The command line of the server. The key isn't in it."""
     on_cpu = version.endswith("+cpu")
     start = (
-        ["-P", str(Path(__file__).with_name("launch.py"))]  # its folder is no place to import from
+        ["-P", str(Path(__file__).with_name("vllm_launch.py"))]  # its folder is no place to import from
         if on_cpu
         else ["-m", "vllm.entrypoints.openai.api_server"]
     )

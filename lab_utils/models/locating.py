@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lab_utils.errors import InvalidValue, NotFound, Unavailable, nearest
 from lab_utils.models import gguf, hub, registry
-from lab_utils.models.contents import missing_files
+from lab_utils.models.completeness import missing_files
 from lab_utils.models.registry import Hosted, Shipped, Wheel
 
 
@@ -54,9 +54,9 @@ def local(name: str) -> Path | None:
     Looked for in the package, in `cache_dir()/models`, and in the caches of both hubs.
     """
     model = registry.entry(name)
-    own = registry.ASSETS / name if isinstance(model, Shipped) else hub.cache_dir() / "models" / name
-    if not missing_files(own):
-        return own
+    home = registry.ASSETS / name if isinstance(model, Shipped) else hub.cache_dir() / "models" / name
+    if not missing_files(home):
+        return home
     if isinstance(model, Hosted):
         for kept in (hub.kept_copy(model, name_of_hub) for name_of_hub in hub.HUBS):
             if kept and not missing_files(kept):
