@@ -6,7 +6,7 @@ says.
 """
 
 import hashlib
-import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,6 +16,7 @@ from typing import Any
 
 from lab_utils import course
 from lab_utils.errors import InvalidValue
+from lab_utils.files import atomic_file
 from lab_utils.grading.row import MISSING, Row
 
 COURSE_ID = "lab_utils"
@@ -35,20 +36,16 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
     rows = [row for row in rows if row.lab]
     entered = _entered(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        _stamp(name)
-        with Gradebook(f"sqlite:///{name}", COURSE_ID) as book:
+    with tempfile.TemporaryDirectory() as place, atomic_file(path) as made:
+        short = Path(place, path.name)  # sqlite opens no path of more than 512 bytes
+        _stamp(short)
+        with Gradebook(f"sqlite:///{short}", COURSE_ID) as book:
             _fill(book.db, rows, entered)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        shutil.copyfile(short, made)
+        made.chmod(0o644)
 
 
-def _stamp(file: str) -> None:
+def _stamp(file: Path) -> None:
     """Write the version of nbgrader's tables into a new file; nbgrader itself starts a program to find it out."""
     import nbgrader
     from alembic.script import ScriptDirectory
@@ -181,8 +178,10 @@ def _entered(path: Path) -> dict[tuple, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        with Gradebook(f"sqlite:///{path}", COURSE_ID) as book:
-            return dict(_entries(book.db))
+        with tempfile.TemporaryDirectory() as place:
+            short = shutil.copyfile(path, Path(place, path.name))
+            with Gradebook(f"sqlite:///{short}", COURSE_ID) as book:
+                return dict(_entries(book.db))
     except DatabaseError:
         raise GradebookError("不是成绩册 (gradebook)，或已损坏", "请移走它再运行", str(path)) from None
 

@@ -24,7 +24,7 @@ def test_the_dry_run_is_green_with_every_step(tmp_path):
     )
     assert found["ok"]
     assert len(found["steps"]["b"]["cases"]) == 4
-    assert found["steps"]["c"]["swift_padded"]["tokens_per_second"] > 0
+    assert found["steps"]["c"]["swift_sorted"]["tokens_per_second"] > 0
     assert found["steps"]["d"]["labs"]["01"]["ok"]
     assert found["steps"]["d"]["compared_with_cpu"]["01"]["compared"] > 20
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lab_utils import export, models, serving
-from lab_utils.guard import session_members
+from lab_utils.guard import session_members, shared_memory
 from lab_utils.serving import clients, known_answer
 from lab_utils.serving import vllm_server as module
 from lab_utils.setup_environment import ROOT, find_vllm
@@ -49,25 +49,29 @@ def server(tmp_path_factory):
     """What a real server says of itself, started where the environment names a proxy that isn't there; in the
     end its owner is killed, a fork of which lives on."""
     log = tmp_path_factory.mktemp("server") / "logs" / "vllm.log"
-    before = shared_memory_files()
     environment = {**os.environ, **BROKEN_PROXIES}
     command = [sys.executable, "-P", "-c", OWNER, str(log)]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as owner:
         try:
             facts = json.loads(next(line for line in owner.stdout if line.startswith("{")))
             yield SimpleNamespace(**facts)
-            assert len(session_members(facts["pid"])) >= 3  # guard, interface, engine
+            members = session_members(facts["pid"])
+            assert len(members) >= 3  # guard, interface, engine
+            held = held_memory(members)
         finally:
             owner.kill()
     wait_until(lambda: session_members(facts["pid"]) == [])
-    wait_until(lambda: not Path(facts["scratch"]).exists() and shared_memory_files() <= before)
+    wait_until(lambda: not Path(facts["scratch"]).exists() and not any(file.exists() for file in held))
     assert not answers(facts["port"])
     assert psutil.Process(facts["fork"]).is_running()
     os.kill(facts["fork"], signal.SIGKILL)
 
 
-def shared_memory_files() -> set[Path]:
-    return set(Path("/dev/shm").glob("psm_*"))
+def held_memory(pids: list[int]) -> set[Path]:
+    """Files of shared memory that these processes hold; other tests' servers have their own."""
+    held = set().union(*map(shared_memory, pids))
+    assert held
+    return held
 
 
 def answers(port: int) -> bool:
@@ -147,11 +151,11 @@ def test_the_known_answer_catches_another_dtype_and_passes_the_right_one(server)
 
 @pytest.mark.slow
 def test_a_flag_that_vllm_does_not_know_is_named_and_nothing_left(tmp_path):
-    before = shared_memory_files()
+    before = psutil.Process().children(recursive=True)
     with pytest.raises(serving.ServerError, match="不认识参数 --no-such-flag") as caught:
         serving.serve(BASE, no_such_flag=1, log=tmp_path / "vllm.log")
     assert str(tmp_path / "vllm.log") in str(caught.value)
-    wait_until(lambda: shared_memory_files() <= before)
+    wait_until(lambda: set(psutil.Process().children(recursive=True)) <= set(before))
 
 
 def test_what_can_be_known_before_the_start_is_said_before_it(monkeypatch, tmp_path):
@@ -218,7 +222,6 @@ def test_labs_serve_tells_how_to_ask_and_stops_at_ctrl_c():
     labs = Path(sys.executable).with_name("labs")
     command = [labs, "serve", "xiaoshi-base", "--adapter", f"poet={models.shipped_adapter()}"]
     environment = {**os.environ, **BROKEN_PROXIES, "PYTHONUNBUFFERED": "1"}
-    before = shared_memory_files()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             lines = []
@@ -234,6 +237,7 @@ def test_labs_serve_tells_how_to_ask_and_stops_at_ctrl_c():
             )
             assert json.loads(answer.stdout)["model"] == "poet"
             started = psutil.Process(process.pid).children(recursive=True)
+            held = held_memory([child.pid for child in started])
             process.terminate()
             rest = process.stdout.read()
             assert process.wait(PATIENCE) == 0 and "已停止" in rest
@@ -241,4 +245,4 @@ def test_labs_serve_tells_how_to_ask_and_stops_at_ctrl_c():
         finally:
             process.kill()
     assert not answers(int(re.search(r"127\.0\.0\.1:(\d+)", text)[1]))
-    assert shared_memory_files() <= before
+    assert not any(file.exists() for file in held)
