@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lab_utils import course, models, profile
+from lab_utils.errors import LabError
 from lab_utils.setup_environment import LOCK, PYTHON, UNWANTED, find_vllm, pins, torch_pin, vllm_remedy
 
 TORCH = torch_pin(LOCK.read_text(encoding="utf-8")).removeprefix("torch==")
@@ -359,7 +360,7 @@ def _profile() -> list[Row]:
     named = os.environ.get("LAB_PROFILE")
     try:
         chosen = profile.current()
-    except (ValueError, RuntimeError) as error:
+    except LabError as error:
         return [Row("配置档", "fail", str(error), "export LAB_PROFILE=cpu")]
     value = f"{chosen.name}（{chosen.reason}），模型 {chosen.base_model}，{chosen.torch_dtype}"
     return [Row("配置档", "ok", f"{value}；LAB_PROFILE={named}" if named else value)]

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 
+from lab_utils.errors import InvalidValue, Unavailable, nearest
+
 
 @dataclass(frozen=True)
 class SftRecipe:
@@ -49,11 +51,6 @@ class SftRecipe:
     set on ModelScope: the registry holds its id, but no column names, and they are unchecked, since looking takes a
     download; ms-swift then goes by the usual names."""
 
-    @property
-    def rows_per_step(self) -> int:
-        """Rows that one optimizer step sees on one device."""
-        return self.batch_size * self.grad_accumulation
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -86,9 +83,12 @@ class Profile:
         return self.recipe("verse")
 
     def recipe(self, task: str) -> SftRecipe:
-        """Settings of `task`; ValueError, listing the tasks of this profile, when there is none."""
+        """Settings of `task`; InvalidValue, listing the tasks of this profile, when there is none."""
         if task not in self.recipes:
-            raise ValueError(f"{self.name} 档没有任务 (recipe) {task!r}。现有：{'、'.join(self.recipes)}")
+            raise InvalidValue(
+                f"{self.name} 档没有任务 (recipe) {task!r}",
+                f"{nearest(task, self.recipes)}现有：{'、'.join(self.recipes)}",
+            )
         return self.recipes[task]
 
 
@@ -186,23 +186,24 @@ RECIPES: Mapping[str, Mapping[str, SftRecipe]] = MappingProxyType(
 def current() -> Profile:
     """The profile of this machine: `LAB_PROFILE` (cpu or gpu) if set, else gpu when torch sees CUDA.
 
-    Raises ValueError for another value of `LAB_PROFILE`, and RuntimeError for `gpu` on a machine
+    Raises InvalidValue for another value of `LAB_PROFILE`, and Unavailable for `gpu` on a machine
     where torch sees no CUDA device.
     """
     wanted = os.environ.get("LAB_PROFILE", "").strip().lower()
     if wanted not in ("", "cpu", "gpu"):
-        raise ValueError(
-            f"环境变量 LAB_PROFILE={os.environ['LAB_PROFILE']!r} 不认识，只能是 cpu 或 gpu。"
-            "请改正 (export LAB_PROFILE=cpu)，或取消它 (unset LAB_PROFILE) 让课程自动选择。"
+        raise InvalidValue(
+            f"环境变量 LAB_PROFILE={os.environ['LAB_PROFILE']!r} 不认识，只能是 cpu 或 gpu",
+            "请改正 (export LAB_PROFILE=cpu)，或取消它 (unset LAB_PROFILE) 让课程自动选择",
         )
     if wanted == "cpu":
         return _with_model(_cpu("环境变量 LAB_PROFILE=cpu 指定"))
     seen = sees_cuda()
     if wanted == "gpu" and not seen:
-        raise RuntimeError(
-            "LAB_PROFILE=gpu，但 torch 看不到 CUDA 设备 (no CUDA device)。请先运行 nvidia-smi 看驱动和显卡是否正常，"
+        raise Unavailable(
+            "LAB_PROFILE=gpu，但 torch 看不到 CUDA 设备 (no CUDA device)",
+            "请先运行 nvidia-smi 看驱动和显卡是否正常，"
             '再确认装的不是 CPU 版 torch：python -c "import torch; print(torch.__version__, torch.version.cuda)"。'
-            "没有显卡就改用：export LAB_PROFILE=cpu"
+            "没有显卡就改用：export LAB_PROFILE=cpu",
         )
     if seen:
         return _with_model(_gpu("环境变量 LAB_PROFILE=gpu 指定" if wanted else "torch 看到了 CUDA 设备"))

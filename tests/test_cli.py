@@ -1,12 +1,18 @@
 """The `labs` command away from any lab: help, doctor, translation of old commands."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+import lab_utils
 from lab_utils.cli import app
+from lab_utils.setup_environment import find_vllm
 
 runner = CliRunner()
 
@@ -62,3 +68,27 @@ def test_serve_says_what_is_wrong_before_it_starts_anything():
     ):
         result = runner.invoke(app, ["serve", *arguments])
         assert result.exit_code == 2 and said in result.stderr and "Traceback" not in result.output
+
+
+def test_a_broken_manifest_is_one_line_and_no_traceback(tmp_path):
+    """In a copy of the package; it is read when the command starts, whatever the command."""
+    package = tmp_path / "lab_utils"
+    original = Path(lab_utils.__file__).parent
+    shutil.copytree(original, package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    (package / "course" / "manifest.toml").write_text("[[labs]\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "lab_utils.cli", "lint"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert str(package / "course" / "manifest.toml") in done.stderr and "请改好" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(find_vllm() is None, reason="no vLLM on this machine, which is said first")
+def test_a_profile_that_does_not_exist_is_one_line_and_no_traceback(monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "tpu")
+    result = runner.invoke(app, ["serve", "xiaoshi-base"])
+    assert result.exit_code == 2 and "LAB_PROFILE" in result.stderr, result.exception

@@ -5,6 +5,8 @@ Nothing is downloaded and nothing is read from the disk: a 7B model is there in 
 
 from typing import TYPE_CHECKING
 
+from lab_utils.errors import InvalidValue
+
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
@@ -18,14 +20,14 @@ def random(
     config: as `lab_utils.params.load_config("Qwen3-0.6B")` gives it; dtype: a torch dtype's name; device: a
     torch device. four_bit: the linear layers, except the output layer, in NF4 by bitsandbytes with doubly
     quantized scales, as for QLoRA; `dtype` is then also the one they compute in. The model first stands in full
-    precision on the device. Raises ValueError for a dtype that torch doesn't have or that isn't one of floats.
+    precision on the device. Raises InvalidValue for a dtype that torch doesn't have or that isn't one of floats.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise ValueError(f"数据类型 (dtype) 不能是 {dtype!r}。可以是：float32、bfloat16、float16。")
+        raise InvalidValue(f"数据类型 (dtype) 不能是 {dtype!r}", "请改用 float32、bfloat16 或 float16")
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=kind)
     if four_bit:
