@@ -14,6 +14,7 @@ from lab_utils import models
 from lab_utils.artifacts.folder_kinds import WHOLE, classify, model_folder, resolve
 from lab_utils.errors import InvalidValue, LabError, Unavailable
 from lab_utils.models.generation import Completion, complete_batch, decoding
+from lab_utils.models.loading import nf4_config, with_adapter
 
 if TYPE_CHECKING:
     import httpx
@@ -207,22 +208,15 @@ def _adapter_folder(adapter: str | Path) -> Path:
 def _load_quantized(folder: Path, adapter: Path | None, dtype: str):
     """`(model, tokenizer)` with NF4 weights, double quantization, computing in `dtype`."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     models.quiet()
-    kind = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
-    )
+    kind = getattr(torch, dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), quantization_config=kind
+        folder, dtype=kind, quantization_config=nf4_config(kind), use_safetensors=True
     )
     if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter))
+        model = with_adapter(model, adapter)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 

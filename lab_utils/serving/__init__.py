@@ -1,7 +1,7 @@
 """From a folder to an address that answers: a managed vLLM server, its clients, a wrapper, a load test.
 
 `serve` starts vLLM and gives a `Server`; `preflight` says beforehand whether an adapter can be served. Beside
-them: `clients` (what is sent and read), `wrapper` (a server of our own, made of `app`, `gate`, `engine`), `load`
+them: `clients` (what is sent and read), `wrapper` (a server of our own, made of `app`, `access`, `engine`), `load`
 (how fast), `scheduling` (why). Errors: AdapterError, PortInUse, ServerError, VllmMissing.
 
 >>> from lab_utils import serving

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab_utils import models
+from lab_utils.models.loading import nf4_config
 from lab_utils.vram.setting import METHODS, Setting, make_setting, require_choice
 
 
@@ -156,21 +157,16 @@ def load_model(
 def _from_folder(folder: str | Path, method: str, setting: Setting, device: str) -> Any:
     """The model in `folder`, in 4 bit for QLoRA."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, setting.dtype)
-    four_bit = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=setting.double_quant,
-        bnb_4bit_compute_dtype=dtype,
-    )
     return AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         attn_implementation=setting.attention,
         device_map=device,
-        quantization_config=four_bit if method == "qlora" else None,
+        quantization_config=nf4_config(dtype, setting.double_quant) if method == "qlora" else None,
+        use_safetensors=True,
     )
 
 

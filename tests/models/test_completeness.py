@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from lab_utils import models
+from lab_utils.errors import InvalidValue
 from tests.models.hub import put_model
 
 
@@ -19,3 +22,13 @@ def test_an_index_that_cannot_be_read_counts_as_missing(tmp_path):
     for content in ('{"weight_map": ', "[1]", "{}"):
         (folder / "model.safetensors.index.json").write_text(content)
         assert models.missing_files(folder) == ["model.safetensors.index.json"]
+
+
+def test_weights_in_a_pickle_do_not_count_and_the_way_out_is_said(tmp_path):
+    for weights in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
+        folder = put_model(tmp_path / weights, without="model.safetensors")
+        (folder / weights).touch()
+        (lacking,) = models.missing_files(folder)
+        assert lacking.startswith("model.safetensors ") and "save_pretrained" in lacking
+        with pytest.raises(InvalidValue, match="pickle"):
+            models.load(str(folder))

@@ -3,6 +3,7 @@
 import pytest
 
 from lab_utils import models
+from lab_utils.errors import InvalidValue
 
 
 def test_load_puts_an_adapter_on_the_model(tiny_gguf, tmp_path):
@@ -25,6 +26,15 @@ def test_load_puts_an_adapter_on_the_model(tiny_gguf, tmp_path):
 
 def test_load_refuses_a_run_folder_in_place_of_an_adapter(tmp_path):
     with pytest.raises(ValueError, match="adapter_config.json.*checkpoint"):
+        models.load(models.SHIPPED, adapter=tmp_path)
+
+
+def test_an_adapter_in_a_pickle_is_never_read(tmp_path):
+    (tmp_path / "adapter_config.json").write_bytes(
+        (models.shipped_adapter() / "adapter_config.json").read_bytes()
+    )
+    (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04cbuiltins\nexec\n(S'raise SystemExit'\ntR.")
+    with pytest.raises(InvalidValue, match="adapter_model.safetensors.*pickle"):
         models.load(models.SHIPPED, adapter=tmp_path)
 
 

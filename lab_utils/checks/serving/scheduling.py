@@ -34,7 +34,7 @@ def continuous_steps(lengths: list[int], slots: int) -> int:
 def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, dtype_bytes: int) -> int:
     """Bytes of KV cache a token: a key and a value, in each layer, for each KV head.
 
-    `lab_utils.serving.scheduling` has it for a model's config; the exercise is about the four numbers.
+    `lab_utils.vram.kv_bytes_per_token` has it for a model's config; the exercise is about the four numbers.
     """
     return 2 * layers * kv_heads * head_dim * dtype_bytes
 
