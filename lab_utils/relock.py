@@ -37,7 +37,7 @@ DROPPED = "sys_platform == 'never'"
 """The marker by which the overrides in pyproject.toml drop a package, and all that only it needs."""
 
 
-def torch_pin(pyproject: str) -> str:
+def torch_pin_of_group(pyproject: str) -> str:
     """The line `torch==…` of the group `pins`. `pyproject` is the file's text."""
     exact = tomllib.loads(pyproject)["dependency-groups"]["pins"]
     return next(pin for pin in exact if pin.startswith("torch=="))
@@ -92,7 +92,7 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    torch = torch_pin((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    torch = torch_pin_of_group((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     lock = lock_text(resolve(LOCK, course_inputs(), LOCK), torch)
     _write(LOCK, lock)
     _write(CONDA, conda_text(lock))

@@ -101,7 +101,7 @@ def explain(output: str) -> str:
 
 def pip(python: str | Path, *arguments: str) -> None:
     """Run pip and show its output. Raises SetupFailed with an explanation when it fails."""
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", *arguments]
+    command = [str(python), "-P", "-m", "pip", "--disable-pip-version-check", *arguments]
     kept = []
     with subprocess.Popen(
         command,
@@ -129,7 +129,7 @@ def reachable(address: str, timeout: float = 3.0) -> bool:
     """Whether `address` answers within `timeout` seconds, by way of the proxy if one is set."""
     try:
         request = urllib.request.Request(address, method="HEAD")  # noqa: S310  # our own addresses alone
-        with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310  # as above
             return True
     except OSError:  # urllib raises its subclasses
         return False
@@ -299,7 +299,7 @@ def share(source: Path, target: Path, lock: Path) -> None:
 def create_venv(home: Path) -> None:
     """Make an empty virtual environment at `home`, whatever was there."""
     base = getattr(sys, "_base_executable", sys.executable)  # the venv's own python can't clear itself
-    done = subprocess.run([base, "-m", "venv", "--clear", str(home)], capture_output=True, text=True)
+    done = subprocess.run([base, "-P", "-m", "venv", "--clear", str(home)], capture_output=True, text=True)
     if done.returncode:
         raise SetupFailed(
             f"{done.stdout}{done.stderr}\n建不了虚拟环境 (venv)",

@@ -16,7 +16,7 @@ import signal
 
 gc.disable()
 
-import vllm.utils.system_utils  # noqa: E402
+import vllm.utils.system_utils  # noqa: E402  # after collection is off
 
 vllm.utils.system_utils.get_mp_context = lambda: multiprocessing.get_context("fork")
 
@@ -28,9 +28,9 @@ def die_with_parent() -> None:
 
 os.register_at_fork(after_in_child=die_with_parent)
 
-import vllm.v1.engine.core  # noqa: E402
-import vllm.v1.worker.cpu_worker  # noqa: E402
-from vllm.entrypoints.launchers.api_server.entry import main  # noqa: E402
+import vllm.v1.engine.core  # noqa: E402  # after forks are set up
+import vllm.v1.worker.cpu_worker  # noqa: E402  # after forks are set up
+from vllm.entrypoints.launchers.api_server.entry import main  # noqa: E402  # after forks are set up
 
 if __name__ == "__main__":
     gc.freeze()

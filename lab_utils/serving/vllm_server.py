@@ -180,7 +180,7 @@ def vllm_argv(
     start = (
         ["-P", str(Path(__file__).with_name("vllm_launch.py"))]  # its folder is no place to import from
         if on_cpu
-        else ["-m", "vllm.entrypoints.openai.api_server"]
+        else ["-P", "-m", "vllm.entrypoints.openai.api_server"]
     )
     chosen: dict[str, Any] = {
         "model": folder,

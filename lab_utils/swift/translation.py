@@ -81,7 +81,7 @@ def translate(text: str) -> Translation:
 def _parse(text: str) -> tuple[list[str], str, list[Flag]]:
     words = _substitutions(shlex.split(text.replace("\\\n", " ")))
     env, at = [], 0
-    for at, word in enumerate(words):  # noqa: B007
+    for at, word in enumerate(words):  # noqa: B007  # `at` is read after the loop
         if re.fullmatch(r"[A-Za-z_]\w*=.*", word) and not word.startswith("-"):
             env.append(quote(word))
         elif word == "swift" or word.split("/")[-1] in OLD_SCRIPTS:

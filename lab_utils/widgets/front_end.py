@@ -17,7 +17,7 @@ def has_somebody_to_move_it() -> bool:
 
 def _has_widgets() -> bool:
     try:
-        import ipywidgets  # noqa: F401
+        import ipywidgets  # noqa: F401  # only whether it is there
     except ImportError:
         return False
     return True

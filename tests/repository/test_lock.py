@@ -102,7 +102,7 @@ def test_the_lock_drops_what_the_overrides_drop_and_names_torch():
     resolved = f"zipp==1{hashed}llm==2 ; sys_platform == 'never'{hashed}appnope==3 ; sys_platform == 'darwin'{hashed}"
     expected = f"appnope==3 ; sys_platform == 'darwin'{hashed}torch==4\nzipp==1{hashed}"
     assert relock.lock_text(resolved, "torch==4") == relock.HEADER + expected
-    assert relock.torch_pin('[dependency-groups]\npins = ["peft==1", "torch==4"]') == "torch==4"
+    assert relock.torch_pin_of_group('[dependency-groups]\npins = ["peft==1", "torch==4"]') == "torch==4"
 
 
 def test_this_environment_is_the_locked_one():

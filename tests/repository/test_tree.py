@@ -1,4 +1,4 @@
-"""What lies in the repository: the commands, the hosts' files, the licence, the font, and no stray file."""
+"""What lies in the repository: the commands, the hosts' files, the license, the font, and no stray file."""
 
 import hashlib
 import os
@@ -59,6 +59,23 @@ def test_the_readme_gives_the_two_commands():
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=True)
 
 
+def test_every_module_that_a_text_tells_to_run_can_be_run(files):
+    """`python -m lab_utils.…` in the Markdown of the repository."""
+    told = {
+        (name, module)
+        for name in files
+        if name.endswith(".md")
+        for module in re.findall(r"python3? -m (lab_utils[.\w]*\w)", _text(name))
+    }
+    places = [(name, module, ROOT.joinpath(*module.split("."))) for name, module in sorted(told)]
+    assert len(places) >= 5
+    assert [
+        (name, module)
+        for name, module, place in places
+        if not (place.with_suffix(".py").is_file() or (place / "__main__.py").is_file())
+    ] == []
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     script = ROOT / ".ci" / "run"
     lines = [line for line in script.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
@@ -87,7 +104,7 @@ def test_binder_installs_the_lock():
     assert script.read_text(encoding="utf-8").endswith(" -m lab_utils.setup_environment --into-current\n")
 
 
-def test_the_licence_is_complete():
+def test_the_license_is_complete():
     assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE
 
 

@@ -188,7 +188,7 @@ def test_a_gpu_build_is_started_plainly():
         1,
         {"max_model_len": "8K", "x": False},
     )
-    assert argv[:3] == ["python", "-m", "vllm.entrypoints.openai.api_server"]
+    assert argv[:4] == ["python", "-P", "-m", "vllm.entrypoints.openai.api_server"]
     line = " ".join(argv)
     assert "--max-lora-rank 32 --max-loras 2 --lora-modules a=/a b=/b --max-model-len 8K --no-x" in line
     assert "--enforce-eager" not in line and "OMP_NUM_THREADS" not in module.vllm_environment("0.32.0")
