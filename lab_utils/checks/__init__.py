@@ -24,4 +24,6 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *(module.name for module in iter_modules(__path__))]
+    """The public names and the labs; not the modules that the labs' checks share."""
+    shared = ("compare", "frame", "inputs")
+    return [*__all__, *(module.name for module in iter_modules(__path__) if module.name not in shared)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lab_utils.data.loss_mask import IGNORE, encode
+from lab_utils.data.loss_mask import IGNORE, encode, rows_without_labels
 from lab_utils.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -18,11 +18,12 @@ def encode_rows(tokenizer, rows: Sequence[dict]) -> list[Example]:
     if not rows:
         raise InvalidValue("没有数据行 (rows)", "至少给出一行带 messages 的数据")
     examples = [encode(tokenizer, row["messages"]) for row in rows]
-    for number, (_, labels) in enumerate(examples, 1):
-        if all(label == IGNORE for label in labels[1:]):
-            raise InvalidValue(
-                f"第 {number} 行没有要学习的词元 (zero supervised tokens)", "补上 assistant 的回答"
-            )
+    if empty := rows_without_labels(
+        [labels[1:] for _, labels in examples]
+    ):  # nothing stands before the first token
+        raise InvalidValue(
+            f"第 {empty[0] + 1} 行没有要学习的词元 (zero supervised tokens)", "补上 assistant 的回答"
+        )
     return examples
 
 

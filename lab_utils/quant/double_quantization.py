@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lab_utils.errors import InvalidValue
-from lab_utils.quant.inputs import require_finite, require_floats
+from lab_utils.quant.inputs import require_finite_weights, require_floats
 
 SCALE_BLOCK_SIZE = 256
 """Scales that share one second scale in double quantization (QLoRA, §3)."""
@@ -67,7 +67,7 @@ def quantize_scales(absmax: Tensor) -> QuantizedScales:
     short = -absmax.numel() % SCALE_BLOCK_SIZE
     centered = torch.nn.functional.pad(absmax - offset, (0, short)).view(-1, SCALE_BLOCK_SIZE)
     scales = centered.abs().amax(1)
-    require_finite(absmax, scales)
+    require_finite_weights(absmax, scales)
     scaled = (centered * torch.where(scales > 0, 1 / scales, 0).unsqueeze(1)).clamp(-1, 1)
     point = ((scaled + 1) * 0.5 * (_GRID - 1) + 0.5).int()
     codes = torch.bucketize(-1 + 2 * point.float() / (_GRID - 1), midpoints, out_int32=True).to(torch.uint8)

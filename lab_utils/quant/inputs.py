@@ -28,7 +28,7 @@ def require_floats(tensor: Tensor, dtypes: tuple[torch.dtype, ...] = FLOATS) -> 
         )
 
 
-def require_finite(tensor: Tensor, absmax: Tensor) -> None:
+def require_finite_weights(tensor: Tensor, absmax: Tensor) -> None:
     """Raise InvalidValue, saying how many and where, when the absmax shows that `tensor` isn't finite."""
     if absmax.isfinite().all():
         return

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lab_utils.errors import InvalidValue
-from lab_utils.quant.inputs import TINY, require_finite, require_floats
+from lab_utils.quant.inputs import TINY, require_finite_weights, require_floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def quantize_int(tensor: Tensor, bits: int = 8, block: int | str = "tensor") -> 
     short = -flat.numel() % block_size
     blocks = torch.nn.functional.pad(flat, (0, short)).view(-1, block_size)
     absmax = blocks.abs().amax(1)
-    require_finite(tensor, absmax)
+    require_finite_weights(tensor, absmax)
     step = (2 ** (bits - 1) - 1) / absmax.clamp(min=100 * TINY)  # no overflow in a block of zeros
     codes = (blocks * step.unsqueeze(1)).round().to(torch.int8).view(-1)[: flat.numel()]
     return QuantizedInt(codes, absmax, tensor.shape, tensor.dtype, bits, block_size)

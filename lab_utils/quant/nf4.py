@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lab_utils.errors import InvalidValue
-from lab_utils.quant.inputs import TINY, require_block_size, require_finite, require_floats
+from lab_utils.quant.inputs import TINY, require_block_size, require_finite_weights, require_floats
 from lab_utils.quant.packing import pack
 
 BLOCK_SIZE = 64
@@ -98,7 +98,7 @@ def quantize_nf4(tensor: Tensor, block_size: int = BLOCK_SIZE) -> QuantizedNF4:
         codes.append(pack(nearest))
         absmax.append(scales)
     scales = torch.cat(absmax)
-    require_finite(tensor, scales)
+    require_finite_weights(tensor, scales)
     return QuantizedNF4(torch.cat(codes), scales, tensor.shape, tensor.dtype, block_size)
 
 

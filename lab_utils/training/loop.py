@@ -62,7 +62,7 @@ def train(
             loss = loss_of(model, batch)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-            _require_finite(step, loss.item(), norm.item(), learning_rate)
+            _stop_if_diverged(step, loss.item(), norm.item(), learning_rate)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
@@ -81,7 +81,8 @@ def rate_factor(step: int, steps: int) -> float:
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
 
 
-def _require_finite(step: int, loss: float, norm: float, learning_rate: float) -> None:
+def _stop_if_diverged(step: int, loss: float, norm: float, learning_rate: float) -> None:
+    """Raise TrainingDiverged when the loss or the gradient norm isn't a finite number."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingDiverged(
             f"第 {step + 1} 步的损失是 {loss}，梯度范数是 {norm} (NaN/inf)，训练已停，权重停在上一步",

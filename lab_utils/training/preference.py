@@ -13,8 +13,7 @@ import torch
 
 from lab_utils.align import sequence_logps
 from lab_utils.data import batches
-from lab_utils.data.loss_mask import IGNORE, encode
-from lab_utils.errors import InvalidValue
+from lab_utils.data.loss_mask import IGNORE
 from lab_utils.files import atomic_folder
 
 
@@ -39,14 +38,7 @@ def collate(tokenizer, conversations: Sequence[list[dict]]) -> tuple[torch.Tenso
 
     Raises InvalidValue for no conversation, or one without an answer.
     """
-    if not conversations:
-        raise InvalidValue("没有对话 (conversations)", "至少给出一段")
-    encoded = [encode(tokenizer, messages) for messages in conversations]
-    for number, (_, labels) in enumerate(encoded):
-        if all(label == IGNORE for label in labels):
-            raise InvalidValue(
-                f"第 {number} 段对话里没有 assistant 的回答，没有可以计算的词元", "补上回答，或去掉这一段"
-            )
+    encoded = batches.encode_rows(tokenizer, [{"messages": messages} for messages in conversations])
     batch = batches.collate(encoded, tokenizer.pad_token_id)
     return batch["input_ids"], batch["labels"]
 

@@ -143,3 +143,9 @@ def test_a_check_cell_that_fails_says_why_once(capsys):
     assert failed.value._render_traceback_() == ["CheckFailed: 练习 half 还没有通过，见上面的说明。"]
     with pytest.raises(NotYet):
         HALF(raising(NotImplementedError()))
+
+
+def test_the_package_lists_the_labs_and_not_what_their_checks_share():
+    listed = set(dir(checks))
+    assert {"quickstart", "dpo", "serving", "Check"} <= listed
+    assert not {"compare", "frame", "inputs"} & listed

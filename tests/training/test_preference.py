@@ -74,9 +74,9 @@ def test_collate_pads_on_the_right_and_labels_only_answers(policy):
 
 def test_collate_refuses_what_has_no_answer(policy):
     _, _, tokenizer = policy
-    with pytest.raises(InvalidValue, match="第 1 段"):
+    with pytest.raises(InvalidValue, match="第 2 行没有要学习的词元"):
         collate(tokenizer, [say(POEMS[0]), say(POEMS[0])[:1]])
-    with pytest.raises(InvalidValue, match="没有对话"):
+    with pytest.raises(InvalidValue, match="没有数据行"):
         collate(tokenizer, [])
 
 
