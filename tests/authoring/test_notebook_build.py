@@ -187,7 +187,7 @@ def test_widget_views_without_state_are_not_stored(lab):
     assert output.data == {"text/plain": "IntSlider()"}
 
 
-def test_normalising_twice_changes_nothing_more(lab):
+def test_normalizing_twice_changes_nothing_more(lab):
     outputs = [new_output("stream", text=f"{course.root()} 0x7fffab12 a\rb\n")]
     once = _normalized(*outputs)
     assert _normalized(*map(nbformat.from_dict, once)) == once

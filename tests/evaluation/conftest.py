@@ -1,3 +1,8 @@
-"""The tiny base model, its adapter and their merge, as the tests of exporting make them."""
+"""What all tests of evaluating need: torch on one thread."""
 
-from tests.export.conftest import adapter, base, merged, one_thread, questions  # noqa: F401
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_for_all(one_thread):
+    pass

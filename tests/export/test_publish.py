@@ -116,7 +116,7 @@ def test_tokenizer_of_a_larger_model(ready):
     assert "5000" in problems(ready)
 
 
-def test_no_licence(ready):
+def test_no_license(ready):
     text = (ready / "README.md").read_text()
     (ready / "README.md").write_text(text.replace("license: Apache License 2.0\n", ""))
     assert "license" in problems(ready)

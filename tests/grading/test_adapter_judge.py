@@ -46,7 +46,7 @@ def refusal(folder: Path, demand: Demand = FEW, **where) -> str:
     return judged.reason
 
 
-def test_the_shipped_adapter_earns_everything_and_is_recognised():
+def test_the_shipped_adapter_earns_everything_and_is_recognized():
     judged = judge_adapter(models.shipped_adapter())
     assert judged.status == "graded" and judged.share == 1.0 and judged.shipped
     assert judged.passed >= 20 and judged.base_passed <= 2 and judged.low > 0

@@ -6,7 +6,7 @@ from lab_utils import plots
 from tests.plots.drawn import words
 
 
-def test_stacked_shares_add_up_and_keep_a_colour_for_a_part(ax):
+def test_stacked_shares_add_up_and_keep_a_color_for_a_part(ax):
     bars = {"甲": {"a": 3, "b": 1, "c": 0.001}, "乙": {"b": 2}}
     parts = {
         "a": ("第一", plots.DARK),

@@ -2,12 +2,14 @@
 
 import json
 import random
+import tarfile
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from lab_utils import models
+from lab_utils.errors import Unavailable
 from lab_utils.pretrain import corpus, tokenizer, train
 from lab_utils.verse import themes
 
@@ -28,6 +30,15 @@ def test_one_token_a_character_and_bytes_for_the_rest(small):
         assert small.decode(small(text).input_ids) == text
     assert small.tokenize("<|im_start|>assistant\n") == ["<|im_start|>", "assistant", "Ċ"]
     assert small.eos_token == "<|im_end|>" and small.pad_token == "<|endoftext|>"
+
+
+def test_another_file_than_the_corpus_is_not_unpacked(tmp_path):
+    packed = tmp_path / "chinese-poetry-2.0.1.tgz"
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(__file__, "package/dist/poems.json")
+    with pytest.raises(Unavailable, match=f"SHA-256.*{corpus.SHA256}"):
+        corpus.unpack(packed, tmp_path)
+    assert list(tmp_path.iterdir()) == [packed]
 
 
 @pytest.mark.parametrize(

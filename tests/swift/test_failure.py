@@ -1,4 +1,4 @@
-"""Output of failed runs is recognised, and the error says cause, remedy, last lines and where the log is."""
+"""Output of failed runs is recognized, and the error says cause, remedy, last lines and where the log is."""
 
 from pathlib import Path
 
