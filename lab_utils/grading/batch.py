@@ -221,7 +221,7 @@ def run(
     done: Callable[[Row], None] = lambda row: None,
     apply: Callable[[Row], Row] = lambda row: row,
 ) -> list[Row]:
-    """Do what is planned, write the rows and the table, and give back all rows in order.
+    """Do what is planned, write the rows, and give back all rows in order.
 
     `count` jobs are under way at a time. `done` is told each row when it is written. `apply` makes of each row what
     is written, such as `Policy.apply`; it must be idempotent, kept rows pass it again.
@@ -235,9 +235,7 @@ def run(
         rows.append(apply(row))
         results.write_row(made.out, rows[-1])
         done(rows[-1])
-    rows.sort(key=lambda row: row.key)
-    results.write_table(made.out, rows)
-    return rows
+    return sorted(rows, key=lambda row: row.key)
 
 
 def _rows(made: Plan, count: int, scheduler: str | None) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from lab_utils.grading import (
     adapter_copies,
     adapter_submissions,
     batch,
+    extra,
     feedback,
     gradebook,
     results,
@@ -106,9 +107,11 @@ def grade_class(
     """Grade the submissions in `folder`; rows, table, gradebook and pages go to `out`.
 
     `started` is told what there is to do, `progress` each step that is done. Raises ResultsError and NotFound for
-    folders that can't be meant, SandboxUnavailable when there is no sandbox here, and GradingStopped when it can't go
-    on: what was graded is kept, and the same call goes on from there.
+    folders that can't be meant, Unavailable without the packages of the extra `grade`, SandboxUnavailable when there
+    is no sandbox here, and GradingStopped when it can't go on: what was graded is kept, and the same call goes on from
+    there.
     """
+    extra.require("nbgrader", "jinja2")
     options = options or Options()
     folder, out = folder.resolve(), out.resolve()
     if folder == out or folder in out.parents or out in folder.parents:
