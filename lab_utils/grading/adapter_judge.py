@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab_utils import models
@@ -73,24 +72,12 @@ class Demand:
     """The share of questions passed that earns all points; below it points are in proportion."""
 
 
-def judge_adapter(
-    folder: str | Path, demand: Demand | None = None, within: str | Path | None = None
-) -> Judgement:
-    """The judgement on an adapter folder; never raises for anything in the folder.
-
-    The same folder gives the same judgement: greedy decoding on fixed questions. With `within`, no folder between it
-    and `folder` may be a link either. Raises ValueError when `folder` is not inside `within`, and what `models.load`
-    raises when the shipped base itself is missing.
-    """
-    try:
-        files = read_files(folder, within)
-    except AdapterFault as error:
-        return refusal(error)
-    return judge_files(files, demand)
-
-
 def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Judgement:
-    """The judgement on the bytes of the two files; see `judge_adapter`."""
+    """The judgement on the bytes of the two files; never raises for anything in them.
+
+    The same bytes give the same judgement: greedy decoding on fixed questions. Raises what `models.load` raises when
+    the shipped base itself is missing.
+    """
     demand = demand or Demand()
     try:
         config = read_config(files[CONFIG], demand)

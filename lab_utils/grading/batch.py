@@ -16,8 +16,8 @@ from lab_utils.grading.notebook_file import Notebook, Unreadable
 from lab_utils.grading.reading import Refused
 from lab_utils.grading.row import FAILED, GRADED, MISSING, REFUSED, UNREADABLE, Row
 from lab_utils.grading.sandbox import Limits, Sandbox
-from lab_utils.grading.submissions import Entry, Student, Submissions, some
-from lab_utils.grading.text import clean, short_paths
+from lab_utils.grading.submissions import Entry, Student, Submissions
+from lab_utils.grading.text import clean, short_paths, some
 
 WARM = 2
 """Warm sandboxes that a worker keeps."""

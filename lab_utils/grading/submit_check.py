@@ -1,6 +1,6 @@
 """Before handing in: look at a notebook with the grader's own eyes, and say what it would not be able to read.
 
-Nothing is run, and nothing of the solutions is needed: it is the collector's code on the student's machine. Whether
+Nothing is run, and nothing of the solutions is needed: it is the grader's own code, on the student's machine. Whether
 an answer is right, the check cells in the notebook say.
 """
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MESSAGE_LIMIT = 300
@@ -57,6 +57,11 @@ def table_cell(text: Any) -> str:
     """`text` for a cell of a CSV file: what a spreadsheet would take for a formula gets a quote in front."""
     shown = clean(text)
     return f"'{shown}" if shown[:1] and shown[0] in _FORMULA else shown
+
+
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """The first `limit` names, and of how many: `a、b、c 等 9 个`."""
+    return "、".join(names[:limit]) + (f" 等 {len(names)} 个" if len(names) > limit else "")
 
 
 def readable(name: str) -> str:
