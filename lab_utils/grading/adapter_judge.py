@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab_utils import models
 from lab_utils.grading.adapter_files import CONFIG, WEIGHTS, AdapterFault, read_files
-from lab_utils.grading.row import GRADED, REFUSED, Judgement
+from lab_utils.grading.row import GRADED, REFUSED, Judgment
 from lab_utils.grading.text import clean
 from lab_utils.linear_layers import PEFT_PREFIX
 
@@ -72,10 +72,10 @@ class Demand:
     """The share of questions passed that earns all points; below it points are in proportion."""
 
 
-def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Judgement:
-    """The judgement on the bytes of the two files; never raises for anything in them.
+def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Judgment:
+    """The judgment on the bytes of the two files; never raises for anything in them.
 
-    The same bytes give the same judgement: greedy decoding on fixed questions. Raises what `models.load` raises when
+    The same bytes give the same judgment: greedy decoding on fixed questions. Raises what `models.load` raises when
     the shipped base itself is missing.
     """
     demand = demand or Demand()
@@ -84,7 +84,7 @@ def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Jud
         weights = read_weights(files[WEIGHTS], config)
     except AdapterFault as error:
         return refusal(error)
-    return Judgement(
+    return Judgment(
         GRADED,
         rank=config.rank,
         alpha=config.alpha,
@@ -97,9 +97,9 @@ def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Jud
     )
 
 
-def refusal(error: AdapterFault) -> Judgement:
-    """The judgement on what can't be judged."""
-    return Judgement(REFUSED, clean(error))
+def refusal(error: AdapterFault) -> Judgment:
+    """The judgment on what can't be judged."""
+    return Judgment(REFUSED, clean(error))
 
 
 def read_config(data: bytes, demand: Demand) -> LoraSettings:

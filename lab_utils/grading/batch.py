@@ -108,7 +108,7 @@ class _Reading:
 
 
 @dataclass
-class Plan:
+class BatchPlan:
     """What a batch has to do: rows that are settled, and jobs; `labs` are the numbers that were looked for."""
 
     out: Path
@@ -121,9 +121,9 @@ class Plan:
 # ---------------------------------------------------------------- planning
 
 
-def plan(submissions: Submissions, out: Path, labs: tuple[course.Lab, ...], settings: Settings) -> Plan:
+def plan(submissions: Submissions, out: Path, labs: tuple[course.Lab, ...], settings: Settings) -> BatchPlan:
     """Look at every student's files for every one of these labs."""
-    made = Plan(out, tuple(lab.number for lab in labs))
+    made = BatchPlan(out, tuple(lab.number for lab in labs))
     versions = {lab.number: tasks.version(lab, settings.seed) for lab in labs}
     for student in submissions.students:
         for lab in labs:
@@ -133,7 +133,7 @@ def plan(submissions: Submissions, out: Path, labs: tuple[course.Lab, ...], sett
     return made
 
 
-def _plan_one(made: Plan, student: Student, lab: course.Lab, version: str, settings: Settings) -> None:
+def _plan_one(made: BatchPlan, student: Student, lab: course.Lab, version: str, settings: Settings) -> None:
     maximum = float(sum(lab.points.values()))
     versions = student.versions.get(lab.number, ())[::-1]
     if not versions:
@@ -215,7 +215,7 @@ def close_sandboxes() -> None:
 
 
 def run(
-    made: Plan,
+    made: BatchPlan,
     count: int,
     scheduler: str | None,
     done: Callable[[Row], None] = lambda row: None,
@@ -238,7 +238,7 @@ def run(
     return sorted(rows, key=lambda row: row.key)
 
 
-def _rows(made: Plan, count: int, scheduler: str | None) -> Iterator[Row]:
+def _rows(made: BatchPlan, count: int, scheduler: str | None) -> Iterator[Row]:
     """Each row, as it gets known."""
     yield from made.rows
     if made.jobs:

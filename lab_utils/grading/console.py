@@ -51,7 +51,7 @@ def report(outcome: Outcome, out: Path) -> bool:
     for line in outcome.unmatched:
         warn(f"--submitted 或 --manual 里的 {line} 没有对上任何作业")
     for copies in outcome.copies:
-        warn(f"实验 {copies.lab} 的适配器{copies.likeness}：{'、'.join(copies.students)}")
+        warn(f"实验 {copies.lab} 的适配器{copies.similarity}：{'、'.join(copies.students)}")
     for row, reason in outcome.failures:
         typer.secho(f"❌ {row.student} {row.lab} {reason}", fg="red", err=True)
     if not outcome.failures:

@@ -149,10 +149,13 @@ def _labs(handed_in: Submissions, options: Options) -> tuple[course.Lab, ...]:
 
 
 def _preview(
-    planned: batch.Plan, adapters: Sequence[AdapterSubmission], seed_changed: bool, ignored: tuple[str, ...]
+    planned: batch.BatchPlan,
+    adapters: Sequence[AdapterSubmission],
+    seed_changed: bool,
+    ignored: tuple[str, ...],
 ) -> Preview:
     there = [submission for submission in adapters if submission.job is not None]
-    new = sum(submission.judgement is None for submission in there)
+    new = sum(submission.judgment is None for submission in there)
     return Preview(
         len(planned.jobs),
         planned.kept,
@@ -167,7 +170,7 @@ def _preview(
 
 def _run(
     handed_in: Submissions,
-    planned: batch.Plan,
+    planned: batch.BatchPlan,
     adapters: Sequence[AdapterSubmission],
     options: Options,
     progress: Callable[[], None],

@@ -236,7 +236,7 @@ def _copy(copies: adapter_copies.Copies) -> dict[str, Any]:
     return {
         "lab": _title(copies.lab),
         "students": [safe(student, 60) for student in copies.students],
-        "how": copies.likeness,
+        "kind": copies.similarity,
     }
 
 

@@ -86,10 +86,10 @@ def unique_names(names: Iterable[str]) -> dict[str, str]:
     counts: dict[str, int] = {}
     for text in shown.values():
         counts[text] = counts.get(text, 0) + 1
-    return {name: _told_apart(name, text, counts[text]) for name, text in shown.items()}
+    return {name: _unique_name(name, text, counts[text]) for name, text in shown.items()}
 
 
-def _told_apart(name: str, text: str, count: int) -> str:
+def _unique_name(name: str, text: str, count: int) -> str:
     if len(text) <= NAME_LIMIT and (count == 1 or text == name):
         return text
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]

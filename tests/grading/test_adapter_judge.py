@@ -17,7 +17,7 @@ from lab_utils import models
 from lab_utils.grading import adapter_files, adapter_judge
 from lab_utils.grading.adapter_files import CONFIG, WEIGHTS, AdapterFault
 from lab_utils.grading.adapter_judge import Demand
-from lab_utils.grading.row import Judgement
+from lab_utils.grading.row import Judgment
 
 FEW = Demand(questions=8)
 
@@ -39,8 +39,8 @@ def reweigh(folder: Path, change) -> None:
     save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, folder / WEIGHTS)
 
 
-def judge_adapter(folder: Path, demand: Demand | None = None, within: Path | None = None) -> Judgement:
-    """The judgement on an adapter folder."""
+def judge_adapter(folder: Path, demand: Demand | None = None, within: Path | None = None) -> Judgment:
+    """The judgment on an adapter folder."""
     try:
         files = adapter_files.read_files(folder, within)
     except AdapterFault as error:
@@ -50,7 +50,7 @@ def judge_adapter(folder: Path, demand: Demand | None = None, within: Path | Non
 
 def refusal(folder: Path, demand: Demand = FEW, **where) -> str:
     judged = judge_adapter(folder, demand, **where)
-    assert judged == Judgement("refused", judged.reason)
+    assert judged == Judgment("refused", judged.reason)
     assert str(folder.parent) not in judged.reason and "\n" not in judged.reason
     return judged.reason
 
