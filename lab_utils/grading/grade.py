@@ -111,8 +111,8 @@ def grade_class(
     is no sandbox here, and GradingStopped when it can't go on: what was graded is kept, and the same call goes on from
     there.
     """
-    extra.require("nbgrader", "jinja2")
     options = options or Options()
+    extra.require("nbgrader", "jinja2", *(["distributed"] if options.scheduler else []))
     folder, out = folder.resolve(), out.resolve()
     if folder == out or folder in out.parents or out in folder.parents:
         raise ResultsError("成绩文件夹 (--out) 与作业文件夹 (submissions) 不能一个在另一个里面")

@@ -285,12 +285,12 @@ def test_nothing_in_the_folder_where_the_teacher_stands_is_imported(tmp_path):
     assert {row.score for row in results.read_rows(tmp_path / "out")} == {FULL}
 
 
-@pytest.mark.parametrize("package", ["nbgrader", "jinja2"])
+@pytest.mark.parametrize("package", ["nbgrader", "jinja2", "distributed"])
 def test_a_missing_package_is_named_before_anything_is_graded(package, tmp_path, monkeypatch):
     hand_in(tmp_path / "in", "甲", RIGHT)
     monkeypatch.setitem(sys.modules, package, None)  # as if it weren't installed
     with pytest.raises(Unavailable, match=f"{package}.*pip install"):
-        grade_class(tmp_path / "in", tmp_path / "out", OPTIONS)
+        grade_class(tmp_path / "in", tmp_path / "out", replace(OPTIONS, scheduler="tcp://127.0.0.1:1"))
     assert not (tmp_path / "out").exists()
 
 
