@@ -12,12 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab_utils import models
 from lab_utils.grading.adapter_files import CONFIG, WEIGHTS, AdapterFault, read_files
-from lab_utils.grading.row import GRADED, REFUSED, Judgement
+from lab_utils.grading.row import GRADED, REFUSED, Judgment
 from lab_utils.grading.text import clean
 from lab_utils.linear_layers import PEFT_PREFIX
 
@@ -73,31 +72,19 @@ class Demand:
     """The share of questions passed that earns all points; below it points are in proportion."""
 
 
-def judge_adapter(
-    folder: str | Path, demand: Demand | None = None, within: str | Path | None = None
-) -> Judgement:
-    """The judgement on an adapter folder; never raises for anything in the folder.
+def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Judgment:
+    """The judgment on the bytes of the two files; never raises for anything in them.
 
-    The same folder gives the same judgement: greedy decoding on fixed questions. With `within`, no folder between it
-    and `folder` may be a link either. Raises ValueError when `folder` is not inside `within`, and what `models.load`
-    raises when the shipped base itself is missing.
+    The same bytes give the same judgment: greedy decoding on fixed questions. Raises what `models.load` raises when
+    the shipped base itself is missing.
     """
-    try:
-        files = read_files(folder, within)
-    except AdapterFault as error:
-        return refusal(error)
-    return judge_files(files, demand)
-
-
-def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Judgement:
-    """The judgement on the bytes of the two files; see `judge_adapter`."""
     demand = demand or Demand()
     try:
         config = read_config(files[CONFIG], demand)
         weights = read_weights(files[WEIGHTS], config)
     except AdapterFault as error:
         return refusal(error)
-    return Judgement(
+    return Judgment(
         GRADED,
         rank=config.rank,
         alpha=config.alpha,
@@ -110,9 +97,9 @@ def judge_files(files: Mapping[str, bytes], demand: Demand | None = None) -> Jud
     )
 
 
-def refusal(error: AdapterFault) -> Judgement:
-    """The judgement on what can't be judged."""
-    return Judgement(REFUSED, clean(error))
+def refusal(error: AdapterFault) -> Judgment:
+    """The judgment on what can't be judged."""
+    return Judgment(REFUSED, clean(error))
 
 
 def read_config(data: bytes, demand: Demand) -> LoraSettings:

@@ -2,7 +2,7 @@
 
 The teacher's table (`labs grade --adapters`) names the folder that a student hands in. It is looked for by that name
 anywhere in the student's folder or zips; zips are never extracted, links never followed. `adapter_judge` judges it, in
-a process of its own with limits. A judgement is kept under the digest of the bytes it is about, so that a batch goes
+a process of its own with limits. A judgment is kept under the digest of the bytes it is about, so that a batch goes
 on where it was stopped.
 """
 
@@ -25,14 +25,14 @@ from lab_utils.grading.row import (
     GRADED,
     MISSING,
     ExerciseResult,
-    Judgement,
-    judgement_from_json,
+    Judgment,
+    judgment_from_json,
 )
 from lab_utils.grading.submissions import FOLDER, Entry, Student, Submissions
 from lab_utils.grading.text import clean
 
 KEPT = ".adapters"
-"""Folder of the judgements, in the folder of the results."""
+"""Folder of the judgments, in the folder of the results."""
 CPU_SECONDS, MEMORY_MIB = 600, 4096
 """What judging one adapter may take; it takes 4 s and 300 MiB."""
 SHIPPED = "这就是课程附带的适配器（每一层的 B·A 相同），不是交作业的人训练的，不得分；如果确实是自己训练出来的，请联系老师"
@@ -72,15 +72,15 @@ class AdapterFolder:
 
 @dataclass(frozen=True)
 class JudgingJob:
-    """One adapter that has to be judged: the digest of its bytes as they were found, and where the judgement goes."""
+    """One adapter that has to be judged: the digest of its bytes as they were found, and where the judgment goes."""
 
     folder: AdapterFolder
     request: AdapterRequest
     digest: str
     kept: Path
 
-    def run(self) -> Judgement:
-        """The judgement. Raises RuntimeError when the files aren't those that were found."""
+    def run(self) -> Judgment:
+        """The judgment. Raises RuntimeError when the files aren't those that were found."""
         _limit()
         import torch
 
@@ -95,13 +95,13 @@ class JudgingJob:
 
 @dataclass
 class AdapterSubmission:
-    """What was asked of a student, and what is known: nothing handed in, or a judgement, or one to come."""
+    """What was asked of a student, and what is known: nothing handed in, or a judgment, or one to come."""
 
     key: Key
     request: AdapterRequest
     notes: list[str] = field(default_factory=list)
     job: JudgingJob | None = None
-    judgement: Judgement | None = None
+    judgment: Judgment | None = None
 
 
 # ---------------------------------------------------------------- finding
@@ -126,9 +126,9 @@ def _find_one(student: Student, request: AdapterRequest, out: Path, course_versi
     refused = [problem for problem in student.problems if problem.status != MISSING and not problem.lab]
     if folders:
         submission.job = _job(folders[0], request, out, course_version)
-        submission.judgement = _known(submission.job.kept)
+        submission.judgment = _known(submission.job.kept)
     elif refused:
-        submission.judgement = Judgement("refused", refused[0].reason)
+        submission.judgment = Judgment("refused", refused[0].reason)
     if len(folders) > 1:
         submission.notes.append(
             f"有 {len(folders)} 个叫 {request.folder} 的文件夹，取了 {folders[0].entry.shown}"
@@ -162,20 +162,20 @@ def judge(submissions: Iterable[AdapterSubmission], count: int) -> Iterator[Adap
     waiting: dict[Path, list[AdapterSubmission]] = {}
     jobs: dict[Path, JudgingJob] = {}
     for submission in submissions:
-        if submission.job and submission.judgement is None:
+        if submission.job and submission.judgment is None:
             jobs[submission.job.kept] = submission.job
             waiting.setdefault(submission.job.kept, []).append(submission)
         else:
             yield submission
     if not jobs:
         return
-    for job, judgement in workers.processes(list(jobs.values()), count, [adapter_judge.__name__]):
-        if isinstance(judgement, Judgement):
-            write_atomic(job.kept, json.dumps(asdict(judgement), ensure_ascii=False) + "\n")
+    for job, judgment in workers.processes(list(jobs.values()), count, [adapter_judge.__name__]):
+        if isinstance(judgment, Judgment):
+            write_atomic(job.kept, json.dumps(asdict(judgment), ensure_ascii=False) + "\n")
         else:
-            judgement = Judgement(FAILED, f"评分程序自己出了错，请重新运行 ({judgement})")
+            judgment = Judgment(FAILED, f"评分程序自己出了错，请重新运行 ({judgment})")
         for submission in waiting[job.kept]:
-            submission.judgement = judgement
+            submission.judgment = judgment
             yield submission
 
 
@@ -188,25 +188,25 @@ def results(submissions: Iterable[AdapterSubmission]) -> dict[Key, list[Exercise
 
 
 def _result(submission: AdapterSubmission) -> ExerciseResult:
-    request, judgement = submission.request, submission.judgement
-    if judgement is None:
+    request, judgment = submission.request, submission.judgment
+    if judgment is None:
         reason = f"没有交文件夹 {request.folder}：把它放在笔记本旁边，里面要有 {CONFIG} 和 {WEIGHTS}"
-        judgement = Judgement(MISSING, reason)
-    share, stage, reason = judgement.share, judgement.status, judgement.reason
-    if judgement.shipped:
+        judgment = Judgment(MISSING, reason)
+    share, stage, reason = judgment.share, judgment.status, judgment.reason
+    if judgment.shipped:
         share, stage, reason = 0.0, "shipped", SHIPPED
     elif stage == GRADED:
         stage = "ok" if share == 1.0 else "adapter"
     message = clean("；".join([reason.rstrip("。"), *submission.notes]))
     points = round(request.points * share, 2)
-    return ExerciseResult(request.folder, request.points, points, stage, message, adapter=judgement)
+    return ExerciseResult(request.folder, request.points, points, stage, message, adapter=judgment)
 
 
 # ---------------------------------------------------------------- what is kept
 
 
 def version() -> str:
-    """A digest of everything on which a judgement depends besides the adapter: this code, the exam, the base."""
+    """A digest of everything on which a judgment depends besides the adapter: this code, the exam, the base."""
     digest = hashlib.sha256()
     package = Path(__file__).parent.parent
     for source in sorted(tasks.imported([Path(adapter_judge.__file__)], package)):
@@ -222,9 +222,9 @@ def _job(folder: AdapterFolder, request: AdapterRequest, out: Path, course_versi
     return JudgingJob(folder, request, digest, out / KEPT / key)
 
 
-def _known(path: Path) -> Judgement | None:
+def _known(path: Path) -> Judgment | None:
     try:
-        return judgement_from_json(json.loads(path.read_text("utf-8")))
+        return judgment_from_json(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError):
         return None
 

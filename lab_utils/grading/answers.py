@@ -16,7 +16,7 @@ SPLIT_LIMIT = 20_000
 """Characters of the longest answer of which the halves are looked for."""
 
 
-class Asked(Protocol):
+class ExerciseLike(Protocol):
     """An exercise as far as it is known where answers are looked for: `stub` is its cell as given out, or empty."""
 
     @property
@@ -29,11 +29,11 @@ class Asked(Protocol):
     def stub(self) -> str: ...
 
 
-class Asking(Protocol):
+class LabLike(Protocol):
     """A lab with its exercises, as a `Task` and a `Handout` are."""
 
     @property
-    def exercises(self) -> Sequence[Asked]: ...
+    def exercises(self) -> Sequence[ExerciseLike]: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Answers:
     notes: list[str]
 
 
-def pick(task: Asking, notebook: Notebook) -> Answers:
+def pick(task: LabLike, notebook: Notebook) -> Answers:
     """Find each exercise's answer: by id, else by the function's name, else by likeness to what was given out.
 
     A stub that was left beside an answer written elsewhere is taken out of the code, so that it doesn't come back.
@@ -113,7 +113,7 @@ def _is_code(source: str) -> bool:
     return True
 
 
-def _find(exercise: Asked, cells: list[SubmittedCell], notes: list[str]) -> int | None:
+def _find(exercise: ExerciseLike, cells: list[SubmittedCell], notes: list[str]) -> int | None:
     """The cell by its id and by the function's name; an untouched stub only when there is nothing else."""
     name = re.escape(exercise.function)
     defined = rf"(?:async\s+)?def\s+{name}\b"

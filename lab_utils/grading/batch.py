@@ -16,8 +16,8 @@ from lab_utils.grading.notebook_file import Notebook, Unreadable
 from lab_utils.grading.reading import Refused
 from lab_utils.grading.row import FAILED, GRADED, MISSING, REFUSED, UNREADABLE, Row
 from lab_utils.grading.sandbox import Limits, Sandbox
-from lab_utils.grading.submissions import Entry, Student, Submissions, some
-from lab_utils.grading.text import clean, short_paths
+from lab_utils.grading.submissions import Entry, Student, Submissions
+from lab_utils.grading.text import clean, short_paths, some
 
 WARM = 2
 """Warm sandboxes that a worker keeps."""
@@ -108,7 +108,7 @@ class _Reading:
 
 
 @dataclass
-class Plan:
+class BatchPlan:
     """What a batch has to do: rows that are settled, and jobs; `labs` are the numbers that were looked for."""
 
     out: Path
@@ -121,9 +121,9 @@ class Plan:
 # ---------------------------------------------------------------- planning
 
 
-def plan(submissions: Submissions, out: Path, labs: tuple[course.Lab, ...], settings: Settings) -> Plan:
+def plan(submissions: Submissions, out: Path, labs: tuple[course.Lab, ...], settings: Settings) -> BatchPlan:
     """Look at every student's files for every one of these labs."""
-    made = Plan(out, tuple(lab.number for lab in labs))
+    made = BatchPlan(out, tuple(lab.number for lab in labs))
     versions = {lab.number: tasks.version(lab, settings.seed) for lab in labs}
     for student in submissions.students:
         for lab in labs:
@@ -133,7 +133,7 @@ def plan(submissions: Submissions, out: Path, labs: tuple[course.Lab, ...], sett
     return made
 
 
-def _plan_one(made: Plan, student: Student, lab: course.Lab, version: str, settings: Settings) -> None:
+def _plan_one(made: BatchPlan, student: Student, lab: course.Lab, version: str, settings: Settings) -> None:
     maximum = float(sum(lab.points.values()))
     versions = student.versions.get(lab.number, ())[::-1]
     if not versions:
@@ -215,13 +215,13 @@ def close_sandboxes() -> None:
 
 
 def run(
-    made: Plan,
+    made: BatchPlan,
     count: int,
     scheduler: str | None,
     done: Callable[[Row], None] = lambda row: None,
     apply: Callable[[Row], Row] = lambda row: row,
 ) -> list[Row]:
-    """Do what is planned, write the rows and the table, and give back all rows in order.
+    """Do what is planned, write the rows, and give back all rows in order.
 
     `count` jobs are under way at a time. `done` is told each row when it is written. `apply` makes of each row what
     is written, such as `Policy.apply`; it must be idempotent, kept rows pass it again.
@@ -235,12 +235,10 @@ def run(
         rows.append(apply(row))
         results.write_row(made.out, rows[-1])
         done(rows[-1])
-    rows.sort(key=lambda row: row.key)
-    results.write_table(made.out, rows)
-    return rows
+    return sorted(rows, key=lambda row: row.key)
 
 
-def _rows(made: Plan, count: int, scheduler: str | None) -> Iterator[Row]:
+def _rows(made: BatchPlan, count: int, scheduler: str | None) -> Iterator[Row]:
     """Each row, as it gets known."""
     yield from made.rows
     if made.jobs:

@@ -34,8 +34,8 @@ def command(hidden: Iterable[Path]) -> list[str]:
         "--tmpfs",
         SCRATCH,
     ]
-    if not any(Path("/tmp") in prefix.parents for prefix in prefixes):  # noqa: S108
-        args += ["--symlink", SCRATCH.lstrip("/"), "/tmp"]  # noqa: S108
+    if not any(Path("/tmp") in prefix.parents for prefix in prefixes):  # noqa: S108  the sandbox has a /tmp of its own
+        args += ["--symlink", SCRATCH.lstrip("/"), "/tmp"]  # noqa: S108  the same
     closing: list[str] = []
     for prefix in prefixes:
         for parent in reversed(prefix.parents[:-1]):  # else they are as closed as the originals
@@ -47,7 +47,7 @@ def command(hidden: Iterable[Path]) -> list[str]:
                 closing += ["--remount-ro", str(path)]
     args += closing
     args += ["--ro-bind", str(INSIDE), str(Path(RUNNER).parent), "--proc", "/proc", "--dev", "/dev"]
-    args += ["--size", str(2**20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
+    args += ["--size", str(2**20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108  the sandbox's own
     args += ["--remount-ro", "/"]
     for name, value in environment(SCRATCH).items():
         args += ["--setenv", name, value]

@@ -8,7 +8,7 @@ import typer
 
 from lab_utils.grading import results
 from lab_utils.grading.grade import Outcome, Preview
-from lab_utils.grading.text import plain
+from lab_utils.grading.text import plain, some
 
 NAMED = 5
 """Files that a line names; of the others it says how many."""
@@ -27,7 +27,7 @@ class Steps:
     def start(self, preview: Preview) -> None:
         """Print what there is to do, and begin the bar."""
         if preview.ignored:
-            warn(f"没有看系统或隐藏的文件：{_some(preview.ignored)}")
+            warn(f"没有看系统或隐藏的文件：{some(preview.ignored, NAMED)}")
         if preview.seed_changed:
             warn("种子 (--seed) 与上次的不同，每一份都重新评；从现在起沿用这一个")
         total = preview.to_run + preview.settled
@@ -47,11 +47,11 @@ def report(outcome: Outcome, out: Path) -> bool:
     """Print what the teacher should look at; whether the grader itself went right everywhere."""
     if outcome.removed:
         count, where = len(outcome.removed), out / results.REMOVED
-        warn(f"{count} 份成绩不再有作业，移到 {where}：{_some(outcome.removed)}")
+        warn(f"{count} 份成绩不再有作业，移到 {where}：{some(outcome.removed, NAMED)}")
     for line in outcome.unmatched:
         warn(f"--submitted 或 --manual 里的 {line} 没有对上任何作业")
     for copies in outcome.copies:
-        warn(f"实验 {copies.lab} 的适配器{copies.likeness}：{'、'.join(copies.students)}")
+        warn(f"实验 {copies.lab} 的适配器{copies.similarity}：{'、'.join(copies.students)}")
     for row, reason in outcome.failures:
         typer.secho(f"❌ {row.student} {row.lab} {reason}", fg="red", err=True)
     if not outcome.failures:
@@ -67,7 +67,3 @@ def warn(text: str) -> None:
 def printable(error: Exception) -> str:
     """What an error says, without characters that a terminal would obey."""
     return plain(str(error))
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return "、".join(names[:NAMED]) + (f" 等 {len(names)} 个" if len(names) > NAMED else "")

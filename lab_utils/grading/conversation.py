@@ -27,7 +27,7 @@ class Failure:
     """Line in the answer's cell, from 1; 0 when it isn't known."""
 
     @classmethod
-    def told(cls, data: Any) -> "Failure | None":
+    def from_wire(cls, data: Any) -> "Failure | None":
         """What the child said, with every field of the right type; None when it said nothing."""
         if data is None:
             return None
@@ -129,9 +129,10 @@ class Answer:
         others = [entry for entry in _list(reply.get("others")) if isinstance(entry, dict)]
         cells = [int(cell) if type(cell := entry.get("cell")) is int else 0 for entry in others]
         return Loaded(
-            Failure.told(reply.get("error")),
+            Failure.from_wire(reply.get("error")),
             tuple(
-                (cell, Failure.told(entry) or Failure("")) for cell, entry in zip(cells, others, strict=True)
+                (cell, Failure.from_wire(entry) or Failure(""))
+                for cell, entry in zip(cells, others, strict=True)
             ),
             tuple(str(name)[:60] for name in _list(reply.get("unbound"))[:20]),
             bool(reply.get("undefined")),
@@ -150,7 +151,7 @@ class Answer:
         if "unreadable" in reply:
             return Reply(error=_unreadable(reply["unreadable"]))
         if "error" in reply:
-            return Reply(error=Failure.told(reply["error"]) or Failure(""))
+            return Reply(error=Failure.from_wire(reply["error"]) or Failure(""))
         try:
             return Reply(wire.decode(reply.get("value")), wire.decode({"list": reply.get("after")}))
         except wire.WireError as error:

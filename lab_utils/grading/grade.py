@@ -13,6 +13,7 @@ from lab_utils.grading import (
     adapter_copies,
     adapter_submissions,
     batch,
+    extra,
     feedback,
     gradebook,
     results,
@@ -106,10 +107,12 @@ def grade_class(
     """Grade the submissions in `folder`; rows, table, gradebook and pages go to `out`.
 
     `started` is told what there is to do, `progress` each step that is done. Raises ResultsError and NotFound for
-    folders that can't be meant, SandboxUnavailable when there is no sandbox here, and GradingStopped when it can't go
-    on: what was graded is kept, and the same call goes on from there.
+    folders that can't be meant, Unavailable without the packages of the extra `grade`, SandboxUnavailable when there
+    is no sandbox here, and GradingStopped when it can't go on: what was graded is kept, and the same call goes on from
+    there.
     """
     options = options or Options()
+    extra.require("nbgrader", "jinja2", *(["distributed"] if options.scheduler else []))
     folder, out = folder.resolve(), out.resolve()
     if folder == out or folder in out.parents or out in folder.parents:
         raise ResultsError("成绩文件夹 (--out) 与作业文件夹 (submissions) 不能一个在另一个里面")
@@ -146,10 +149,13 @@ def _labs(handed_in: Submissions, options: Options) -> tuple[course.Lab, ...]:
 
 
 def _preview(
-    planned: batch.Plan, adapters: Sequence[AdapterSubmission], seed_changed: bool, ignored: tuple[str, ...]
+    planned: batch.BatchPlan,
+    adapters: Sequence[AdapterSubmission],
+    seed_changed: bool,
+    ignored: tuple[str, ...],
 ) -> Preview:
     there = [submission for submission in adapters if submission.job is not None]
-    new = sum(submission.judgement is None for submission in there)
+    new = sum(submission.judgment is None for submission in there)
     return Preview(
         len(planned.jobs),
         planned.kept,
@@ -164,7 +170,7 @@ def _preview(
 
 def _run(
     handed_in: Submissions,
-    planned: batch.Plan,
+    planned: batch.BatchPlan,
     adapters: Sequence[AdapterSubmission],
     options: Options,
     progress: Callable[[], None],

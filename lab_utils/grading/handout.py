@@ -13,7 +13,7 @@ from lab_utils.grading import feedback
 
 
 @dataclass(frozen=True)
-class Asked:
+class HandoutExercise:
     """One exercise: its name, the function that is asked for, and the cell as it was given out, here unknown."""
 
     name: str
@@ -25,12 +25,12 @@ class Asked:
 class Handout:
     """The exercises of one lab, in its order."""
 
-    exercises: tuple[Asked, ...]
+    exercises: tuple[HandoutExercise, ...]
 
 
 def read(lab: course.Lab) -> Handout:
     """The handout of a lab."""
-    return Handout(tuple(Asked(name, name) for name in lab.points))
+    return Handout(tuple(HandoutExercise(name, name) for name in lab.points))
 
 
 def titles(lab: course.Lab) -> dict[str, str]:

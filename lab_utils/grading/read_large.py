@@ -11,9 +11,8 @@ MEMORY, SECONDS = 6 * 2**30, 100
 
 
 def main() -> None:
-    sys.path.append(
-        str(Path(__file__).resolve().parents[2])
-    )  # last: the course itself, where it isn't installed
+    # Last comes the course itself, where it isn't installed.
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
     from lab_utils.grading import notebook_file
 
     try:

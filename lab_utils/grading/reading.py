@@ -52,6 +52,8 @@ def open_file(root: Path, parts: Sequence[str], limit: int = FILE_LIMIT) -> Iter
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
             raise Refused(f"{shown} {_LINK}") from None
+        if error.errno == errno.ENOENT:
+            raise Unreadable(f"没有文件 {shown}") from None
         raise Unreadable(f"{shown} 读不出来：{error.strerror}") from None
     if handle is None:
         raise Refused(f"{shown} 不是普通文件")
@@ -187,9 +189,7 @@ def read_member(root: Path, parts: Sequence[str], number: int, limit: int = FILE
                 )
         except Refused:
             raise
-        except (
-            Exception
-        ) as error:  # what a decompressor makes of hostile bytes: zlib.error, LZMAError, EOFError …
-            if isinstance(error, AssertionError):
-                raise
+        except AssertionError:  # a fault of this program
+            raise
+        except Exception:  # what a decompressor makes of hostile bytes: zlib.error, LZMAError, EOFError …
             raise Unreadable(f"{shown} 已损坏，解不开", "请重新压缩，再交") from None

@@ -19,6 +19,7 @@ from lab_utils.files import write_atomic
 from lab_utils.grading import (
     adapter_copies,
     answers,
+    extra,
     feedback,
     handout,
     notebook_file,
@@ -57,8 +58,9 @@ def write(out: Path, folder: Path | None = None) -> Path:
     """Write `out`/report.html from the rows in `out`, and from the submissions in `folder` which answers are alike.
 
     Given `folder`, rows of students who are no longer in it are left out. Raises ResultsError when there are no rows,
-    RowError when one can't be read, NotFound without `folder`.
+    RowError when one can't be read, NotFound without `folder`, Unavailable without the packages of the extra `grade`.
     """
+    extra.require("jinja2", *(["rapidfuzz"] if folder is not None else []))
     rows = results.read_rows(out)
     same = None
     if folder is not None:
@@ -234,7 +236,7 @@ def _copy(copies: adapter_copies.Copies) -> dict[str, Any]:
     return {
         "lab": _title(copies.lab),
         "students": [safe(student, 60) for student in copies.students],
-        "how": copies.likeness,
+        "kind": copies.similarity,
     }
 
 

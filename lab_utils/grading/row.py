@@ -18,7 +18,7 @@ class RowError(InvalidValue):
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What became of an adapter that was handed in; the figures are 0 unless its `status` is graded."""
 
     status: str
@@ -62,7 +62,7 @@ class ExerciseResult:
     cases: int = 0
     hidden_passed: int = 0
     hidden_cases: int = 0
-    adapter: Judgement | None = None
+    adapter: Judgment | None = None
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,11 @@ class Row:
         return row
 
 
-Part = TypeVar("Part", Row, ExerciseResult, Judgement, LatePenalty, ManualMark)
+Part = TypeVar("Part", Row, ExerciseResult, Judgment, LatePenalty, ManualMark)
 
 
 def _result(entry: Mapping[str, Any]) -> ExerciseResult:
-    adapter = _made(Judgement, entry["adapter"]) if entry.get("adapter") else None
+    adapter = _made(Judgment, entry["adapter"]) if entry.get("adapter") else None
     return _made(ExerciseResult, {**entry, "adapter": adapter})
 
 
@@ -187,9 +187,9 @@ def _made(kind: type[Part], values: Mapping[str, Any]) -> Part:
     return make(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
-def judgement_from_json(data: Any) -> Judgement:
-    """The judgement that `dataclasses.asdict` made plain. Raises RowError for anything else."""
+def judgment_from_json(data: Any) -> Judgment:
+    """The judgment that `dataclasses.asdict` made plain. Raises RowError for anything else."""
     try:
-        return _made(Judgement, dict(data))
+        return _made(Judgment, dict(data))
     except (TypeError, ValueError, LookupError) as error:
         raise RowError(f"不是一份完整的评判 ({type(error).__name__})") from None

@@ -170,7 +170,7 @@ def _judge(check: Check, outputs: list[Output]) -> Verdict:
     """The check's verdict; without its known mistakes where values of odd kinds can't be compared with theirs."""
     try:
         return check.judge_outputs(outputs)
-    except Exception:
+    except Exception:  # what comparing two values of odd kinds raises depends on the kinds
         return replace(check, mistakes=()).judge_outputs(outputs)
 
 
@@ -178,7 +178,7 @@ def _comparable(check: Check, case: Case, output: Output) -> tuple[Output, bool]
     """The output and whether it is right; an error in its place when it can't even be compared."""
     try:
         return output, check.finding(case, output) is None
-    except Exception as error:
+    except Exception as error:  # as above
         return Output(error=TypeError(f"返回的值不能比较 ({type(error).__name__})")), False
 
 
@@ -254,7 +254,7 @@ class _Caller:
 
     def _without_function(self, loaded: Loaded) -> Verdict:
         function = self._exercise.function
-        why = _told(loaded.error) if loaded.error else f"单元里没有定义 {function}"
+        why = _description(loaded.error) if loaded.error else f"单元里没有定义 {function}"
         return Verdict(self._exercise.name, False, "error", f"没有得到函数 {function}：{why}")
 
     def _output(self, reply: Reply, case: Case) -> Output:
@@ -281,17 +281,19 @@ class _Caller:
 def _differs(got: Any, want: Any) -> bool:
     try:
         return difference(got, want, 0.0) is not None
-    except Exception:
+    except Exception:  # values of kinds that can't be compared are not the same
         return True
 
 
 def _context(loaded: Loaded) -> str:
     """What had gone wrong before the function was called, which may be why a name is missing."""
     if loaded.error:
-        return f"；运行这一格时先出过错：{_told(loaded.error)}"
-    return "".join(f"；第 {cell} 个代码单元出过错：{_told(error)}" for cell, error in loaded.others[:1])
+        return f"；运行这一格时先出过错：{_description(loaded.error)}"
+    return "".join(
+        f"；第 {cell} 个代码单元出过错：{_description(error)}" for cell, error in loaded.others[:1]
+    )
 
 
-def _told(error: Failure) -> str:
+def _description(error: Failure) -> str:
     where = f"（这一格的第 {error.line} 行）" if error.line else ""
     return f"{error.kind}: {error.message}{where}"

@@ -50,14 +50,14 @@ def groups(answers: Mapping[str, Mapping[str, str]], known: Mapping[str, Sequenc
         written = {student: own[exercise] for student, own in sorted(answers.items()) if own.get(exercise)}
         for pair, found in _alike(written, known.get(exercise, ())).items():
             shared.setdefault(pair, {})[exercise] = found
-    told = {
+    evidence = {
         pair: found
         for pair, found in shared.items()
         if sum(novel for _, novel, _ in found.values()) >= NOVEL_TOKENS
         or any(v for _, _, v in found.values())
     }
     return sorted(
-        (_group(part, told) for part in _components(told)), key=lambda g: (-g.similarity, g.students)
+        (_group(part, evidence) for part in _components(evidence)), key=lambda g: (-g.similarity, g.students)
     )
 
 
@@ -122,9 +122,9 @@ def _components(pairs: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]
 
 
 def _group(
-    part: list[tuple[str, str]], told: Mapping[tuple[str, str], Mapping[str, tuple[float, float, bool]]]
+    part: list[tuple[str, str]], evidence: Mapping[tuple[str, str], Mapping[str, tuple[float, float, bool]]]
 ) -> Group:
-    entries = [(name, *found) for pair in part for name, found in told[pair].items()]
+    entries = [(name, *found) for pair in part for name, found in evidence[pair].items()]
     return Group(
         tuple(sorted({student for pair in part for student in pair})),
         tuple(sorted({name for name, *_ in entries})),

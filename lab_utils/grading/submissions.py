@@ -18,7 +18,7 @@ from lab_utils.grading import reading, versions
 from lab_utils.grading.notebook_file import Unreadable
 from lab_utils.grading.reading import FILE_LIMIT, MEMBER_LIMIT, Refused
 from lab_utils.grading.row import MISSING, REFUSED, UNREADABLE
-from lab_utils.grading.text import clean, readable, unique_names
+from lab_utils.grading.text import clean, readable, some, unique_names
 
 _SYSTEM = {
     "__MACOSX", ".ipynb_checkpoints", ".DS_Store", ".git", ".gitignore", ".svn", ".Trash", ".Trashes",
@@ -28,8 +28,6 @@ _SYSTEM = {
 _OTHER_ARCHIVES = {".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"}
 _RENAMED = re.compile(r"\.ipynb[^/]*$", re.IGNORECASE)
 FILE, FOLDER, LINK, SPECIAL = "file", "folder", "link", "special"
-NAMED = 3
-"""Files that a reason names; of the others it says how many."""
 
 
 @dataclass(frozen=True)
@@ -275,8 +273,3 @@ def _no_notebooks(entries: Iterable[Entry], labs: tuple[course.Lab, ...]) -> lis
         Problem(MISSING, f"交来的是 {some(names)}，不是笔记本 (.ipynb)", number)
         for number, names in others.items()
     ]
-
-
-def some(names: Sequence[str]) -> str:
-    """`a、b、c 等 9 个`."""
-    return "、".join(names[:NAMED]) + (f" 等 {len(names)} 个" if len(names) > NAMED else "")

@@ -1,6 +1,6 @@
 """Before handing in: look at a notebook with the grader's own eyes, and say what it would not be able to read.
 
-Nothing is run, and nothing of the solutions is needed: it is the collector's code on the student's machine. Whether
+Nothing is run, and nothing of the solutions is needed: it is the grader's own code, on the student's machine. Whether
 an answer is right, the check cells in the notebook say.
 """
 
@@ -21,7 +21,7 @@ _MARKS = {WRITTEN: "✅", UNWRITTEN: "✏️", BROKEN: "❌", MISSING: "❌"}
 
 
 @dataclass(frozen=True)
-class Finding:
+class ExerciseCheck:
     """What the grader makes of one exercise. `state`: written, unwritten, broken or missing; `message` is Chinese.
 
     `warnings`: what the answer needs that isn't there when it is graded.
@@ -34,45 +34,45 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Lab:
+class NotebookCheck:
     """What the grader makes of one lab's notebook. `problem`: why it can't be read at all; empty when it can."""
 
     title: str
     file: str
     problem: str = ""
-    findings: tuple[Finding, ...] = ()
+    exercises: tuple[ExerciseCheck, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Report:
-    """What would be handed in: the labs found, and what could not be looked into."""
+class SubmissionCheck:
+    """What would be handed in: the notebooks found, and what could not be looked into."""
 
-    labs: tuple[Lab, ...] = ()
+    notebooks: tuple[NotebookCheck, ...] = ()
     problems: tuple[str, ...] = field(default=())
 
     @property
     def ok(self) -> bool:
         """Whether the grader can read everything, unwritten exercises included."""
-        states = {finding.state for lab in self.labs for finding in lab.findings}
-        unread = self.problems or [lab for lab in self.labs if lab.problem]
-        return bool(self.labs) and not unread and not states & {BROKEN, MISSING}
+        states = {exercise.state for notebook in self.notebooks for exercise in notebook.exercises}
+        unread = self.problems or [notebook for notebook in self.notebooks if notebook.problem]
+        return bool(self.notebooks) and not unread and not states & {BROKEN, MISSING}
 
     def __str__(self) -> str:
         lines = [f"❌ {problem}" for problem in self.problems]
-        for lab in self.labs:
-            lines += ["", f"{lab.file} → 实验 {lab.title}"]
-            lines += [f"  ❌ {lab.problem}"] if lab.problem else []
-            for finding in lab.findings:
-                lines.append(f"  {_MARKS[finding.state]} {finding.title}：{finding.message}")
-                lines += [f"      ⚠️  {warning}" for warning in finding.warnings]
-            lines += [f"  ⚠️  {note}" for note in lab.notes]
-        counts = [finding.state for lab in self.labs for finding in lab.findings]
+        for notebook in self.notebooks:
+            lines += ["", f"{notebook.file} → 实验 {notebook.title}"]
+            lines += [f"  ❌ {notebook.problem}"] if notebook.problem else []
+            for exercise in notebook.exercises:
+                lines.append(f"  {_MARKS[exercise.state]} {exercise.title}：{exercise.message}")
+                lines += [f"      ⚠️  {warning}" for warning in exercise.warnings]
+            lines += [f"  ⚠️  {note}" for note in notebook.notes]
+        counts = [exercise.state for notebook in self.notebooks for exercise in notebook.exercises]
         if self.ok:
             left = counts.count(UNWRITTEN)
             rest = f"，还有 {left} 个没有写（不得分，但可以交）" if left else ""
             text = f"✅ 评分程序读得懂：{len(counts)} 个练习，读到答案 {counts.count(WRITTEN)} 个{rest}。"
-            if any(finding.warnings for lab in self.labs for finding in lab.findings):
+            if any(exercise.warnings for notebook in self.notebooks for exercise in notebook.exercises):
                 text += "带 ⚠️ 的，在笔记本里能运行，评分时不一定。"
             lines += ["", text]
         else:
@@ -80,7 +80,7 @@ class Report:
         return "\n".join(lines).strip("\n")
 
 
-def examine(path: Path) -> Report:
+def examine(path: Path) -> SubmissionCheck:
     """Look at a notebook, or at a zip or folder of them, as it would be handed in.
 
     Raises NotFound when there is nothing at `path`.
@@ -89,14 +89,14 @@ def examine(path: Path) -> Report:
         raise NotFound(f"找不到 {path}", "请给出笔记本文件，如 labs submit-check 00_quickstart.ipynb")
     absolute = Path(os.path.abspath(path))  # not resolved: a link is to be seen
     student = submissions.look(absolute.name, absolute.parent, [absolute.name])
-    labs = tuple(_lab(number, student) for number in sorted(student.versions))
-    problems = [str(problem) for problem in student.problems if problem.status != MISSING or not labs]
-    if not labs and not problems:
+    notebooks = tuple(_check_notebook(number, student) for number in sorted(student.versions))
+    problems = [str(problem) for problem in student.problems if problem.status != MISSING or not notebooks]
+    if not notebooks and not problems:
         problems = [f"{path.name} 里没有笔记本 (.ipynb)"]
-    return Report(labs, tuple(problems))
+    return SubmissionCheck(notebooks, tuple(problems))
 
 
-def _lab(number: str, student: submissions.Student) -> Lab:
+def _check_notebook(number: str, student: submissions.Student) -> NotebookCheck:
     """The newest version, which is the one that is graded."""
     lab, versions = course.lab(number), student.versions[number]
     chosen = versions[-1]
@@ -109,32 +109,36 @@ def _lab(number: str, student: submissions.Student) -> Lab:
     try:
         notebook = notebook_file.read_notebook(chosen.read())
     except (Refused, notebook_file.Unreadable) as problem:
-        return Lab(title, chosen.shown, str(problem), (), notes)
+        return NotebookCheck(title, chosen.shown, str(problem), (), notes)
     given, titles = handout.read(lab), handout.titles(lab)
     picked = answers.pick(given, notebook)
-    findings = tuple(_finding(titles[asked.name], asked, picked) for asked in given.exercises)
-    return Lab(title, chosen.shown, "", findings, (*notes, *dict.fromkeys((*notebook.notes, *picked.notes))))
+    exercises = tuple(
+        _check_exercise(titles[exercise.name], exercise, picked) for exercise in given.exercises
+    )
+    return NotebookCheck(
+        title, chosen.shown, "", exercises, (*notes, *dict.fromkeys((*notebook.notes, *picked.notes)))
+    )
 
 
-def _finding(title: str, asked: handout.Asked, picked: answers.Answers) -> Finding:
-    target = picked.cell[asked.name]
+def _check_exercise(title: str, exercise: handout.HandoutExercise, picked: answers.Answers) -> ExerciseCheck:
+    target = picked.cell[exercise.name]
     if target is None:
         message = (
-            f"找不到这个练习的单元 (cell)，也没有函数 {asked.function}；从原来的笔记本里把这一格复制回来"
+            f"找不到这个练习的单元 (cell)，也没有函数 {exercise.function}；从原来的笔记本里把这一格复制回来"
         )
-        return Finding(title, MISSING, message)
-    plan = slicing.plan(picked.code, target, asked.function)
+        return ExerciseCheck(title, MISSING, message)
+    plan = slicing.plan(picked.code, target, exercise.function)
     if plan.error:
         line = f"第 {plan.error.lineno} 行" if plan.error.lineno else ""
         kind = type(plan.error).__name__
         message = f"{line}语法错误 ({kind})：{plan.error.msg}；这一格里的代码一行也不会被评"
-        return Finding(title, BROKEN, message)
+        return ExerciseCheck(title, BROKEN, message)
     found = [effects.effects(step.statement) for step in plan.steps]
-    if not any(asked.function in one.binds or one.anything for one in found):
-        return Finding(title, BROKEN, f"单元里没有定义函数 {asked.function}；函数名要与题目里的一样")
-    if answers.is_stub(picked.code[target], asked.name):
-        return Finding(title, UNWRITTEN, "还没有写")
-    return Finding(title, WRITTEN, "读到了答案", tuple(answer_warnings.warnings(plan)))
+    if not any(exercise.function in one.binds or one.anything for one in found):
+        return ExerciseCheck(title, BROKEN, f"单元里没有定义函数 {exercise.function}；函数名要与题目里的一样")
+    if answers.is_stub(picked.code[target], exercise.name):
+        return ExerciseCheck(title, UNWRITTEN, "还没有写")
+    return ExerciseCheck(title, WRITTEN, "读到了答案", tuple(answer_warnings.warnings(plan)))
 
 
 def find(wanted: str) -> Path:

@@ -19,14 +19,15 @@ from typing import Any
 from lab_utils import course
 from lab_utils.authoring import master
 from lab_utils.checks.frame import Case, Check, Output, difference, run
+from lab_utils.errors import InvalidValue
 from lab_utils.grading.inside import cells as cell_reader
 from lab_utils.grading.inside import effects, wire
 
 HIDDEN_CASES = 4
 
 
-class TaskError(ValueError):
-    """An exercise that can't be graded by calling a function. The message names it."""
+class TaskError(InvalidValue):
+    """An exercise that can't be graded by calling a function: the course's own files are at fault."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def load(number: str, seed: int) -> Task:
     for cell in cells:
         if cell.exercise:
             if cell.exercise not in checks:
-                raise TaskError(f"{lab.name}：练习 {cell.exercise} 没有检查单元 (check cell)")
+                raise TaskError(f"练习 {cell.exercise} 没有检查单元 (check cell)", "请在母版里补上", lab.name)
             exercises.append(_exercise(lab, cell, checks[cell.exercise], imports, seed))
     return Task(lab, tuple(exercises), given, _preload(cells, exercises, imports), version(lab, seed))
 
@@ -108,7 +109,7 @@ def resolve(dotted: str) -> Any:
         except AttributeError:
             break
         return value
-    raise TaskError(f"找不到 {dotted}")
+    raise TaskError(f"找不到 {dotted}", "请检查母版 (solutions/) 里的 import")
 
 
 def _exercise(
@@ -147,7 +148,11 @@ def _check(lab: course.Lab, cell: master.Cell, imports: dict[str, str]) -> tuple
             found = resolve(f"{imports[first]}.{rest}" if rest else imports[first])
             if isinstance(found, Check):
                 return found, call.args[0].id
-    raise TaskError(f"{lab.name}：检查单元 {cell.check} 里没有 Check(函数) 这样的调用，不能自动评分")
+    raise TaskError(
+        f"检查单元 {cell.check} 里没有 Check(函数) 这样的调用，不能自动评分",
+        "请在母版里改好",
+        lab.name,
+    )
 
 
 def _used_of_course(cell: master.Cell, imports: dict[str, str]) -> set[str]:
@@ -201,7 +206,10 @@ def run_reference(check: Check, case: Case) -> Output:
     """The right output for a case. Raises TaskError when the reference itself fails."""
     output = run(check.reference, case.args)
     if output.error is not None:
-        raise TaskError(f"{check.name} 的参考答案 (reference) 在用例「{case.name}」上出错：{output.error!r}")
+        raise TaskError(
+            f"{check.name} 的参考答案 (reference) 在用例「{case.name}」上出错：{output.error!r}",
+            "请改好 lab_utils/checks 里的这个检查",
+        )
     return output
 
 

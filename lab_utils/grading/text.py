@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MESSAGE_LIMIT = 300
@@ -59,6 +59,11 @@ def table_cell(text: Any) -> str:
     return f"'{shown}" if shown[:1] and shown[0] in _FORMULA else shown
 
 
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """The first `limit` names, and of how many: `a、b、c 等 9 个`."""
+    return "、".join(names[:limit]) + (f" 等 {len(names)} 个" if len(names) > limit else "")
+
+
 def readable(name: str) -> str:
     """A file name as it can be shown: GBK bytes read as such, each character that doesn't show as `[U+200B]`."""
     try:
@@ -81,10 +86,10 @@ def unique_names(names: Iterable[str]) -> dict[str, str]:
     counts: dict[str, int] = {}
     for text in shown.values():
         counts[text] = counts.get(text, 0) + 1
-    return {name: _told_apart(name, text, counts[text]) for name, text in shown.items()}
+    return {name: _unique_name(name, text, counts[text]) for name, text in shown.items()}
 
 
-def _told_apart(name: str, text: str, count: int) -> str:
+def _unique_name(name: str, text: str, count: int) -> str:
     if len(text) <= NAME_LIMIT and (count == 1 or text == name):
         return text
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]

@@ -127,14 +127,14 @@ def _difference(first: Key, second: Key) -> tuple[str, bool]:
     newest, other = (first[0], second[0]) if first[0] != second[0] else (first[1], second[1])
     if newest.current != other.current:
         return "另一份的名字说它是旧的", True
-    told = (
+    marks = (
         ("日期", newest.date, other.date),
         ("版本号", newest.version, other.version),
         ("终版", newest.final, other.final),
         ("副本号", newest.copy, other.copy),
     )
-    reason = next(f"{name}最新" for name, ours, theirs in told if ours != theirs)
-    shared = [(ours, theirs) for _, ours, theirs in told if ours and theirs and ours != theirs]
+    reason = next(f"{name}最新" for name, ours, theirs in marks if ours != theirs)
+    shared = [(ours, theirs) for _, ours, theirs in marks if ours and theirs and ours != theirs]
     if shared:
         return reason, shared[0][0] > shared[0][1]  # type: ignore[operator]  # of one kind
-    return reason, not any(theirs for _, ours, theirs in told if not ours)
+    return reason, not any(theirs for _, ours, theirs in marks if not ours)

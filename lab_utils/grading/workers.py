@@ -38,7 +38,8 @@ class _Worker:
     def __init__(self, context: Any):
         self.channel, theirs = multiprocessing.Pipe()
         self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-        self._process.start()
+        with _safe_path():
+            self._process.start()  # which starts the process that workers are forked from, if there is none
         theirs.close()
 
     def end(self) -> None:
@@ -87,8 +88,7 @@ def processes(jobs: Sequence[Any], workers: int, imports: Iterable[str] = ()) ->
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *imports])
     waiting = deque((job, 1) for job in jobs)
-    with _safe_path():
-        idle = [_Worker(context) for _ in range(min(workers, len(jobs)))]
+    idle = [_Worker(context) for _ in range(min(workers, len(jobs)))]
     busy: dict[Connection, tuple[_Worker, Any, int]] = {}
     try:
         while waiting or busy:

@@ -5,6 +5,7 @@ import math
 import random
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -192,7 +193,7 @@ def train(
     first = _resume(folder / "state.pt", model, optimizers)
     size = f"{model.num_parameters():,} parameters, {packs.ids.numel():,} tokens"
     print(f"{size}, steps {first}-{steps}", flush=True)
-    loss_of = torch.compile(weighted_loss)
+    loss_of = _compiled(weighted_loss)
     order = _order(len(packs.ids), settings, steps)
     began, seen, running = time.time(), 0, math.nan
     for step in range(first, steps):
@@ -297,6 +298,14 @@ def _optimizers(model, settings: Settings) -> list[torch.optim.Optimizer]:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
     return [muon, adamw]
+
+
+def _compiled(function: Callable) -> Callable:
+    """`function`, compiled; as it is where torch lies on a path with a blank, which its compiler can't pass on to g++."""
+    if " " in torch.__file__:
+        print("torch lies on a path with a blank: training runs uncompiled, more slowly", flush=True)
+        return function
+    return torch.compile(function)
 
 
 def _order(rows: int, settings: Settings, steps: int) -> torch.Tensor:

@@ -103,9 +103,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("counts", type=int, nargs="*", default=[200, 40])
     parser.add_argument("--all", action="store_true")
-    told = parser.parse_args()
-    for number, count in zip(("00", "02"), told.counts, strict=False):
-        compare(course.lab(number), count, told.all)
+    arguments = parser.parse_args()
+    for number, count in zip(("00", "02"), arguments.counts, strict=False):
+        compare(course.lab(number), count, arguments.all)
 
 
 if __name__ == "__main__":

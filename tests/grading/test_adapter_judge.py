@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save, save_file
 from lab_utils import models
 from lab_utils.grading import adapter_files, adapter_judge
 from lab_utils.grading.adapter_files import CONFIG, WEIGHTS, AdapterFault
-from lab_utils.grading.adapter_judge import Demand, judge_adapter
-from lab_utils.grading.row import Judgement
+from lab_utils.grading.adapter_judge import Demand
+from lab_utils.grading.row import Judgment
 
 FEW = Demand(questions=8)
 
@@ -39,9 +39,18 @@ def reweigh(folder: Path, change) -> None:
     save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, folder / WEIGHTS)
 
 
+def judge_adapter(folder: Path, demand: Demand | None = None, within: Path | None = None) -> Judgment:
+    """The judgment on an adapter folder."""
+    try:
+        files = adapter_files.read_files(folder, within)
+    except AdapterFault as error:
+        return adapter_judge.refusal(error)
+    return adapter_judge.judge_files(files, demand)
+
+
 def refusal(folder: Path, demand: Demand = FEW, **where) -> str:
     judged = judge_adapter(folder, demand, **where)
-    assert judged == Judgement("refused", judged.reason)
+    assert judged == Judgment("refused", judged.reason)
     assert str(folder.parent) not in judged.reason and "\n" not in judged.reason
     return judged.reason
 
@@ -201,7 +210,7 @@ def test_links_and_pipes_are_refused(folder, tmp_path):
     assert judge_adapter(folder, FEW).share == 1.0
     (tmp_path / "link").symlink_to(real)
     assert "链接" in refusal(tmp_path / "link")
-    assert "没有文件夹" in refusal(tmp_path / "nothing")
+    assert f"没有文件 {CONFIG}" in refusal(tmp_path / "nothing")
 
 
 def test_no_link_on_the_way_is_followed_and_none_leads_out(folder, tmp_path):

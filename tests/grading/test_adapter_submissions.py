@@ -81,9 +81,9 @@ def made(tmp_path_factory):
 
 
 def grade(root: Path, out: Path, table: Path) -> str:
-    told = ["--adapters", str(table)] if table else []
+    options = ["--adapters", str(table)] if table else []
     done = CliRunner().invoke(
-        app, ["grade", str(root), "--out", str(out), "--workers", "2", "--seed", "0", *told]
+        app, ["grade", str(root), "--out", str(out), "--workers", "2", "--seed", "0", *options]
     )
     assert done.exit_code == 0, done.output
     return done.output
@@ -154,7 +154,7 @@ def test_it_is_in_the_table_the_page_and_the_gradebook(made):
 def test_the_same_adapters_are_pointed_out_to_the_teacher_alone(made):
     base, found, said = made
     rows = [Row.from_json(row) for row in found.values()]
-    groups = {frozenset(copies.students): copies.likeness for copies in adapter_copies.find(rows)}
+    groups = {frozenset(copies.students): copies.similarity for copies in adapter_copies.find(rows)}
     assert groups == {
         frozenset({"好", "复制", "换数", "只有适配器"}): "算出来相同",
         frozenset({"课程附带的适配器", "附带", "附带换数"}): "算出来相同",

@@ -151,6 +151,7 @@ def test_a_changed_submission_is_graded_anew(tmp_path):
         planned = batch.plan(submissions_of.walk(root), out, (LAB,), settings)
         scores.append((len(planned.jobs), batch.run(planned, 1, None)[0].score))
     assert scores == [(1, 0.0), (1, 5.0), (0, 5.0)]
+    assert not (out / "grades.csv").exists()  # it holds every lab, not only those of this batch
 
 
 def test_killed_again_and_again_it_ends_the_same(submissions, clean, tmp_path):

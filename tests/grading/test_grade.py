@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from lab_utils import course, grading
 from lab_utils.cli import app
+from lab_utils.errors import Unavailable
 from lab_utils.grading import report, results
 from lab_utils.grading.grade import Options, grade_class
 from lab_utils.grading.row import Row
@@ -282,6 +283,22 @@ def test_nothing_in_the_folder_where_the_teacher_stands_is_imported(tmp_path):
     assert not (tmp_path / "LEAK").exists(), (tmp_path / "LEAK").read_text()
     assert done.returncode == 0, done.stderr
     assert {row.score for row in results.read_rows(tmp_path / "out")} == {FULL}
+
+
+@pytest.mark.parametrize("package", ["nbgrader", "jinja2", "distributed"])
+def test_a_missing_package_is_named_before_anything_is_graded(package, tmp_path, monkeypatch):
+    hand_in(tmp_path / "in", "甲", RIGHT)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it weren't installed
+    with pytest.raises(Unavailable, match=f"{package}.*pip install"):
+        grade_class(tmp_path / "in", tmp_path / "out", replace(OPTIONS, scheduler="tcp://127.0.0.1:1"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("package", ["rapidfuzz", "jinja2"])
+def test_a_package_that_the_report_misses_is_named(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(Unavailable, match=f"{package}.*pip install"):
+        report.write(tmp_path / "out", tmp_path)
 
 
 def test_only_so_many_versions_are_read(tmp_path):

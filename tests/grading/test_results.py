@@ -5,13 +5,13 @@ import json
 import pytest
 
 from lab_utils.grading import results
-from lab_utils.grading.row import ExerciseResult, Judgement, LatePenalty, ManualMark, Row, RowError
+from lab_utils.grading.row import ExerciseResult, Judgment, LatePenalty, ManualMark, Row, RowError
 
 ROW = Row(
     "甲", "00", "graded", "通过 1/4 个练习", 1.5, 5.0, "a.ipynb", "00ff", "v", ("一", "二"),
     (
         ExerciseResult("pass_rate", 2.0, 1.5, "value", "不对", "提示", "典型", 1, 2, 3, 4),
-        ExerciseResult("adapter", 1.0, 0.0, "shipped", "附带", adapter=Judgement("graded", "x", 1.0, targets=("q_proj",))),
+        ExerciseResult("adapter", 1.0, 0.0, "shipped", "附带", adapter=Judgment("graded", "x", 1.0, targets=("q_proj",))),
     ),
     (ManualMark("思考题", 0.5, 1.0, "好"),), LatePenalty(0.5, 0.1, "迟交"), 1.5,
 )  # fmt: skip

@@ -34,8 +34,8 @@ def save(folder: Path, nb, name: str = "00_quickstart.ipynb") -> Path:
     return path
 
 
-def states(report: submit_check.Report) -> dict[str, str]:
-    return {finding.title.partition("：")[0]: finding.state for finding in report.labs[0].findings}
+def states(report: submit_check.SubmissionCheck) -> dict[str, str]:
+    return {exercise.title.partition("：")[0]: exercise.state for exercise in report.notebooks[0].exercises}
 
 
 @pytest.mark.parametrize("lab", course.LABS, ids=lambda lab: lab.number)
@@ -54,9 +54,9 @@ def test_notebooks_as_given_out_and_as_solved_can_be_read(lab, tmp_path):
         for student in (1, 0)
     ]
     blank, solved = map(submit_check.examine, files)
-    assert blank.ok and {f.state for f in blank.labs[0].findings} == {"unwritten"}
-    assert solved.ok and {f.state for f in solved.labs[0].findings} == {"written"}
-    assert len(solved.labs[0].findings) == len(lab.points) and not solved.labs[0].notes
+    assert blank.ok and {e.state for e in blank.notebooks[0].exercises} == {"unwritten"}
+    assert solved.ok and {e.state for e in solved.notebooks[0].exercises} == {"written"}
+    assert len(solved.notebooks[0].exercises) == len(lab.points) and not solved.notebooks[0].notes
 
 
 def test_every_exercise_has_its_state(tmp_path):
@@ -98,7 +98,7 @@ def test_a_deleted_cell_is_missing_and_stripped_metadata_is_no_matter(tmp_path):
     report = submit_check.examine(save(tmp_path, notebook(drop("is_quatrain"))))
     assert not report.ok and states(report)["练习 2"] == "missing"
     report = submit_check.examine(save(tmp_path, notebook(strip, **RIGHT)))
-    assert report.ok and set(states(report).values()) == {"written"} and report.labs[0].notes
+    assert report.ok and set(states(report).values()) == {"written"} and report.notebooks[0].notes
 
 
 GOOD = master.dumps(notebook())
@@ -146,7 +146,7 @@ def test_a_zip_and_a_link_are_looked_at_as_the_grader_does(tmp_path):
         archive.write(path, "作业/00_quickstart.ipynb")
         archive.write(path, "作业/00_quickstart_v2.ipynb")
     report = submit_check.examine(tmp_path / "张三.zip")
-    assert report.ok and report.labs[0].file.endswith("v2.ipynb") and "有 2 份" in str(report)
+    assert report.ok and report.notebooks[0].file.endswith("v2.ipynb") and "有 2 份" in str(report)
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.write(path, "../00_quickstart.ipynb")
     assert not submit_check.examine(tmp_path / "bad.zip").ok

@@ -41,3 +41,8 @@ def test_paths_are_cut():
     assert text.short_paths("在 /opt/py/lib/x.py 里") == "在 …/x.py 里"
     assert text.short_paths("/srvice/x", ["/srv"]) == "…/x"
     assert text.short_paths("/srv/py/lib/x.py……", ["/srv/py"]) == "…/x.py……"
+
+
+def test_of_many_names_the_first_and_how_many():
+    assert text.some(["a", "b", "c"]) == "a、b、c" and text.some([]) == ""
+    assert text.some(list("abcd")) == "a、b、c 等 4 个" and text.some(list("abcd"), 4) == "a、b、c、d"

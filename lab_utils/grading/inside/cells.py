@@ -32,9 +32,7 @@ def parse(source: str) -> Cell:
         return Cell(tuple(_statements(source)))
     except SyntaxError as error:
         return Cell(error=error)
-    except (
-        Exception
-    ) as error:  # odd text raises RecursionError, MemoryError, ValueError, and RuntimeError in IPython
+    except Exception as error:  # RecursionError, MemoryError, ValueError; RuntimeError in IPython
         return Cell(error=SyntaxError(f"读不懂这一格 ({type(error).__name__})"))
 
 

@@ -64,7 +64,7 @@ def _close_all_but(kept: int) -> None:
         os.dup2(nowhere, standard)
     os.closerange(3, kept)
     os.closerange(kept + 1, 2**16)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115  open as long as the process
 
 
 def _seed() -> None:
@@ -147,7 +147,7 @@ def _execute(code: types.CodeType, module: types.ModuleType) -> None:
         return
     loop = asyncio.new_event_loop()
     try:
-        loop.run_until_complete(eval(code, module.__dict__))  # noqa: S307
+        loop.run_until_complete(eval(code, module.__dict__))  # noqa: S307  the same
     finally:
         loop.close()
 

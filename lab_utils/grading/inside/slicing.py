@@ -134,9 +134,8 @@ class _Search:
                         self._unseen = True
                         self._take((number, index), self._end)
         own = _effects(self._sources[self._target])
-        if not any(
-            self._function in effect.binds for _, effect in own
-        ):  # it is bound by means that the text doesn't show
+        bound = any(self._function in effect.binds for _, effect in own)
+        if not bound:  # unless by means that the text doesn't show: all of the cell is needed
             for index in range(len(own)):
                 self._take((self._target, index), self._end)
         self._waiting.append((self._function, self._end))

@@ -26,7 +26,7 @@ def install(helpers: Sequence[str], constants: Mapping[str, Any], channel: socke
     vars(builtins).update(get_ipython=lambda: shell, display=_ignored)
     for module in ("IPython", "IPython.core.getipython"):
         if module in sys.modules:
-            vars(sys.modules[module])["get_ipython"] = builtins.get_ipython  # type: ignore[attr-defined]
+            vars(sys.modules[module])["get_ipython"] = builtins.get_ipython  # type: ignore[attr-defined]  # set above
 
 
 def _ignored(*_: object, **__: object) -> None:
@@ -62,7 +62,7 @@ class _Absent:
     def __repr__(self) -> str:
         return f"<{self.__dict__['_name']}>"
 
-    __call__ = __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __eq__ = __hash__ = _raise  # type: ignore[assignment]
+    __call__ = __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __eq__ = __hash__ = _raise  # type: ignore[assignment]  # to raise is the point
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _raise
     __lt__ = __le__ = __gt__ = __ge__ = __float__ = __int__ = __index__ = __contains__ = _raise
     __enter__ = __exit__ = __setattr__ = __setitem__ = _raise
