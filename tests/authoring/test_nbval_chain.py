@@ -10,8 +10,8 @@ import pytest
 
 from lab_utils import course
 from lab_utils.authoring import build
+from tests.notebooks.sanitize import rules
 
-SANITIZE = Path(__file__).resolve().parents[1] / "notebooks" / "nbval_sanitize.cfg"
 OUTPUTS = """\
 import sys, warnings
 print(course.root() / "build" / "x", object())
@@ -21,13 +21,16 @@ display(course.root() / "labs")"""
 
 
 def _nbval(notebook: Path, root: Path) -> subprocess.CompletedProcess:
+    sanitize = root / "build" / "sanitize.cfg"
+    sanitize.parent.mkdir(exist_ok=True)
+    sanitize.write_text(rules(root), encoding="utf-8")
     command = [
         sys.executable,
         "-m",
         "pytest",
         "--nbval",
         "--nbval-sanitize-with",
-        str(SANITIZE),
+        str(sanitize),
         "-rs",
         notebook.name,
     ]
@@ -42,11 +45,11 @@ def _nbval(notebook: Path, root: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def elsewhere(lab, edit, tmp_path) -> Path:
-    """The built course copied into another folder, whose name holds one of the course's folder names."""
+    """The built course copied into another folder, whose path holds one of the course's folder names and a blank."""
     edit('print("损失函数 (loss)：", 1.5)', OUTPUTS + '\nprint("损失函数 (loss)：", 1.5)')
     build.build(lab)
     assert build.check(lab) == []
-    other = tmp_path / "labs-of" / "labs" / "course"
+    other = tmp_path / "labs-of" / "labs" / "课程 目录" / "course"
     for folder in ("labs", "solutions", "datasets"):
         shutil.copytree(course.root() / folder, other / folder)
     return other
