@@ -334,12 +334,13 @@ def test_folders_that_would_be_seen_are_covered(tmp_path):
 
 def test_a_sandbox_serves_again_after_every_way_to_end():
     limits = sandbox.Limits(load_seconds=5, case_seconds=1, total_seconds=10, memory_mib=200)
+    scratch = "import tempfile\ntmp = tempfile.gettempdir()\n"  # not /tmp where this checkout lies below it
     endings = {
         "import os\ndef f(): os._exit(3)": "ended",
         "def f():\n    while True: pass": "time",
         "def f():\n    held = []\n    while True:\n        try: held.append(bytearray(10**7))\n        except MemoryError: pass": None,
-        "def f():\n    i = 0\n    while i < 300:\n        open(f'/tmp/{i}', 'w'); i += 1\n    import os; os._exit(0)": None,
-        "def f():\n    i = 0\n    while True:\n        open(f'/tmp/{i}', 'w').close(); i += 1": "files",
+        f"{scratch}def f():\n    i = 0\n    while i < 300:\n        open(f'{{tmp}}/{{i}}', 'w'); i += 1\n    import os; os._exit(0)": None,
+        f"{scratch}def f():\n    i = 0\n    while True:\n        open(f'{{tmp}}/{{i}}', 'w').close(); i += 1": "files",
     }
     with sandbox.Sandbox(limits=limits) as box:
         for code, why in endings.items():
@@ -349,7 +350,7 @@ def test_a_sandbox_serves_again_after_every_way_to_end():
                     answer.call(())
             assert why is None or ended.value.why == why
             with box.answer() as answer:
-                answer.load(request("import os\ndef f(): return os.listdir('/tmp')"))
+                answer.load(request(f"{scratch}import os\ndef f(): return os.listdir(tmp)"))
                 assert answer.call(()).value == []
 
 

@@ -65,7 +65,7 @@ def test_what_passes_in_the_notebook_earns_all_points(name, in_the_notebook, box
 def test_submit_check_sees_the_answer_too(name):
     made = notebook(shapes.SHAPES[name])
     (asked,) = [asked for asked in handout.read(LAB).exercises if asked.name == "line_lengths"]
-    finding = submit_check._finding("x", asked, answers.pick(handout.read(LAB), made))
+    finding = submit_check._check_exercise("x", asked, answers.pick(handout.read(LAB), made))
     assert (finding.state, finding.warnings) == ("written", ()) or name in UNCERTAIN, finding
 
 
