@@ -13,7 +13,7 @@ from lab_utils.grading.notebook_file import Notebook, SubmittedCell
 
 _STUB = re.compile(rf"{re.escape(BEGIN_STUB)}(?: (\w+))?：")
 SPLIT_LIMIT = 20_000
-"""Characters of the longest answer of which the halves are looked for."""
+"""Characters of the longest cell that is looked into for halves of an answer, and for stubs beside other code."""
 
 
 class ExerciseLike(Protocol):
@@ -63,10 +63,36 @@ def pick(task: LabLike, notebook: Notebook) -> Answers:
                 taken.add(found)
                 notes.append(f"练习 {exercise.name}：按内容相似找到答案")
     code = [
-        "" if index not in taken and any(is_stub(cell.source, name) for name in wanted) else cell.source
+        cell.source if index in taken else _without_stubs(cell.source, wanted)
         for index, cell in enumerate(cells)
     ]
     return Answers(code, chosen, notes)
+
+
+def _without_stubs(source: str, wanted: set[str]) -> str:
+    """The code without the functions that are still stubs; nothing of it where they can't be told apart."""
+    if not any(is_stub(source, name) for name in wanted):
+        return source
+    tree = _tree(source)
+    lines = source.split("\n")
+    for statement in tree.body if tree else ():
+        if isinstance(statement, ast.FunctionDef):
+            first = min([statement.lineno, *(node.lineno for node in statement.decorator_list)]) - 1
+            text = "\n".join(lines[first : statement.end_lineno])
+            if any(is_stub(text, name) for name in wanted):
+                lines[first : statement.end_lineno] = [""] * (text.count("\n") + 1)
+    rest = "\n".join(lines)
+    return "" if any(is_stub(rest, name) for name in wanted) else rest
+
+
+def _tree(source: str) -> ast.Module | None:
+    """The code as Python reads it; None when it can't, or when it is very long."""
+    if len(source) > SPLIT_LIMIT:
+        return None
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _counts(cell: SubmittedCell, wanted: set[str], notes: list[str]) -> bool:
@@ -97,11 +123,8 @@ def _joined(cells: list[SubmittedCell], notes: list[str]) -> list[SubmittedCell]
 
 def _is_code(source: str) -> bool:
     """Whether a notebook would take this, by itself, for Python: it may be indented as a whole, but not return."""
-    if len(source) > SPLIT_LIMIT:
-        return False
-    try:
-        tree = ast.parse(textwrap.dedent(source))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = _tree(textwrap.dedent(source))
+    if tree is None:
         return False
     waiting: list[ast.AST] = [tree]
     while waiting:
@@ -114,8 +137,10 @@ def _is_code(source: str) -> bool:
 
 
 def _find(exercise: ExerciseLike, cells: list[SubmittedCell], notes: list[str]) -> int | None:
-    """The cell by its id and by the function's name; an untouched stub only when there is nothing else."""
+    """The cell by its id and by the function's name, the last before the last check; an untouched stub only when
+    there is nothing else."""
     name = re.escape(exercise.function)
+    checks = [i for i, cell in enumerate(cells) if re.search(rf"\.\w+\({name}\)", cell.source)]
     defined = rf"(?:async\s+)?def\s+{name}\b"
     bound = rf"^(?:{defined}|class\s+{name}\b|{name}\s*(?::[^=\n]*)?=(?!=))"
     outermost, anywhere = (re.compile(text, re.MULTILINE) for text in (bound, rf"^[ \t]+{defined}"))
@@ -126,11 +151,13 @@ def _find(exercise: ExerciseLike, cells: list[SubmittedCell], notes: list[str]) 
     for number, group in enumerate(groups):
         written = [i for i in group if not is_stub(cells[i].source, exercise.name)]
         if written:
+            checked = [i for i in written if checks and i <= checks[-1]] or written
             if len({cells[i].source for i in written}) > 1:
-                notes.append(f"练习 {exercise.name}：有 {len(written)} 份不同的答案，按最后一份评")
+                last = "最后一份" if checked[-1] == written[-1] else "检查之前的最后一份"
+                notes.append(f"练习 {exercise.name}：有 {len(written)} 份不同的答案，按{last}评")
             if number > 1:
                 notes.append(f"练习 {exercise.name}：答案不在原来的单元里，按函数名找到")
-            return written[-1]
+            return checked[-1]
     return next((group[-1] for group in (*groups, sorted(known)) if group), None)
 
 

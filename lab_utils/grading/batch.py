@@ -19,8 +19,8 @@ from lab_utils.grading.sandbox import Limits, Sandbox
 from lab_utils.grading.submissions import Entry, Student, Submissions
 from lab_utils.grading.text import clean, short_paths, some
 
-WARM = 2
-"""Warm sandboxes that a worker keeps."""
+WARM = 4
+"""Warm sandboxes that a worker keeps: two for the cases that students have, two for hidden ones."""
 VERSIONS_TRIED = 5
 """Of the versions of a notebook, from the newest on, how many are read to find one that can be read."""
 
@@ -75,11 +75,8 @@ class GradingJob:
         """Run the notebook's answers. Raises what goes wrong with the grader."""
         assert self.notebook is not None
         task = tasks.load(self.row.lab, self.settings.seed)
-        return self._published(
-            self.row.with_earned(
-                scoring.grade(task, self.notebook, _warm_sandbox(task.preload, self.settings))
-            )
-        )
+        boxes = [_warm_sandbox(task.preload, self.settings, closed) for closed in (False, True)]
+        return self._published(self.row.with_earned(scoring.grade(task, self.notebook, *boxes)))
 
     def failed(self, why: str) -> Row:
         """The row when the grader itself went wrong."""
@@ -195,9 +192,9 @@ def _kept(out: Path, row: Row, newest: Entry) -> Row | None:
 _WARM: dict[tuple, Sandbox] = {}
 
 
-def _warm_sandbox(preload: tuple[str, ...], settings: Settings) -> Sandbox:
-    """A sandbox of these settings, kept warm for the next job."""
-    key = (preload, settings)
+def _warm_sandbox(preload: tuple[str, ...], settings: Settings, closed: bool) -> Sandbox:
+    """A sandbox of these settings, kept warm for the next job. `closed`: for hidden cases, and nothing else."""
+    key = (preload, settings, closed)
     sandbox = _WARM.pop(key, None) or Sandbox(preload, settings.hidden, settings.confined, settings.limits)
     while len(_WARM) >= WARM:
         _WARM.pop(next(iter(_WARM))).close()

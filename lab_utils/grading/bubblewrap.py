@@ -47,6 +47,7 @@ def command(hidden: Iterable[Path]) -> list[str]:
                 closing += ["--remount-ro", str(path)]
     args += closing
     args += ["--ro-bind", str(INSIDE), str(Path(RUNNER).parent), "--proc", "/proc", "--dev", "/dev"]
+    args += ["--ro-bind", "/dev/null", "/dev/zero"]  # a mapping of it would be memory that no limit counts
     args += ["--size", str(2**20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108  the sandbox's own
     args += ["--remount-ro", "/"]
     for name, value in environment(SCRATCH).items():

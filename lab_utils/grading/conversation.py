@@ -42,7 +42,7 @@ class Request:
     """What a child loads: the cells of the notebook, which of them is the answer, and what else it may use.
 
     `given`: code cells of the notebook as it was given out; `helpers`: full name -> function of the course that is
-    computed out here; `constants`: full name -> value; `whole`: see `inside.slicing.plan`.
+    computed out here; `constants`: full name -> value; `whole` and `wide`: see `inside.slicing.plan`.
     """
 
     cells: list[str]
@@ -52,14 +52,15 @@ class Request:
     helpers: dict[str, Callable]
     constants: dict[str, Any]
     whole: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class Loaded:
     """What became of loading. `others`: cell, counted from 1, and error of statements elsewhere that failed.
 
-    `unbound`: names that nothing in the notebook binds. `same`: the whole notebook was asked for and needs nothing
-    more; nothing was loaded.
+    `unbound`: names that nothing in the notebook binds. `same`: more of the notebook was asked for and there is
+    nothing more; nothing was loaded.
     """
 
     error: Failure | None = None

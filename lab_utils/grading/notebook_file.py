@@ -7,7 +7,8 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,8 @@ def parse(data: bytes) -> Notebook:
     raw = nb.get("cells") if isinstance(nb, dict) else None
     if raw is None and isinstance(nb, dict) and isinstance(nb.get("worksheets"), list):
         notes.append("这是旧格式 (nbformat 3) 的笔记本")
-        raw = [
-            cell for sheet in nb["worksheets"] if isinstance(sheet, dict) for cell in sheet.get("cells") or ()
-        ]
+        sheets = [sheet.get("cells") for sheet in nb["worksheets"] if isinstance(sheet, dict)]
+        raw = [cell for cells in sheets if isinstance(cells, list) for cell in cells]
     if not isinstance(raw, list):
         raise Unreadable("是 JSON，但不是笔记本 (notebook)：没有 cells")
     if not raw:
@@ -96,7 +96,15 @@ def parse(data: bytes) -> Notebook:
     cells = [cell for cell in (_cell(entry, notes) for entry in raw) if cell is not None]
     if sum(len(cell.source) for cell in cells if cell.kind == "code") > CODE_LIMIT:
         raise Unreadable(f"代码太长，超过 {CODE_LIMIT:,} 个字符")
-    return Notebook(tuple(cells), tuple(dict.fromkeys(notes)))
+    return Notebook(tuple(_bounded(cells)), tuple(dict.fromkeys(notes)))
+
+
+def _bounded(cells: Iterable[SubmittedCell]) -> Iterator[SubmittedCell]:
+    """The cells; of those that aren't code the text only up to a length, as nobody reads more of it."""
+    left = CODE_LIMIT
+    for cell in cells:
+        left -= 0 if cell.kind == "code" else len(cell.source)
+        yield cell if cell.kind == "code" or left >= 0 else replace(cell, source="")
 
 
 def _text(data: bytes) -> tuple[str, list[str]]:
@@ -152,9 +160,9 @@ def _cell(entry: Any, notes: list[str]) -> SubmittedCell | None:
     grade_id = (
         grader.get("grade_id") if isinstance(grader, dict) and grader.get("solution") is not False else ""
     )
-    kind = entry.get("cell_type")
+    kind, name = entry.get("cell_type"), entry.get("id")
     return SubmittedCell(
-        str(entry.get("id", ""))[:100],
+        name[:100] if isinstance(name, str) else "",
         grade_id[:100] if isinstance(grade_id, str) else "",
         kind if kind in ("code", "markdown", "raw") else "raw",
         source.replace("\r\n", "\n").replace("\r", "\n"),

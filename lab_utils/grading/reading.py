@@ -23,6 +23,8 @@ ZIP_LIMIT = 2 * FILE_LIMIT
 DIRECTORY_LIMIT = 2 * MIB
 """Bytes of the directory of a zip; one of 5000 files with long names has 1.5 MiB."""
 MEMBER_LIMIT = 5000
+DEPTH_LIMIT = 50
+"""Folders that a file in a zip may lie in; each is kept with its whole path."""
 # No link is followed and no pipe waited for, where the system knows these flags (Windows doesn't).
 _READ_ONLY = (
     os.O_RDONLY
@@ -155,6 +157,8 @@ def zip_members(root: Path, parts: Sequence[str]) -> list[tuple[PurePosixPath, i
         inner = PurePosixPath(member_name(member).replace("\\", "/"))
         if inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[:1]:
             raise Refused(f"{shown} 里有通向外面的路径 (path traversal)")
+        if len(inner.parts) > DEPTH_LIMIT:
+            raise Refused(f"{shown} 里的文件夹套得太深，超过 {DEPTH_LIMIT} 层")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise Refused(f"{shown} 里有链接 (symlink)")
         if inner.parts and not member.filename.endswith("/"):

@@ -268,6 +268,7 @@ def _picture(draw: Callable[..., "Figure"], *data: Any) -> str:
     from lab_utils import plots
 
     with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a matplotlibrc in the current folder may be anybody's
         plots.use_course_style()
         matplotlib.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": "labs"})
         figure = draw(*data)

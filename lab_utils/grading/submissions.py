@@ -28,6 +28,8 @@ _SYSTEM = {
 _OTHER_ARCHIVES = {".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"}
 _RENAMED = re.compile(r"\.ipynb[^/]*$", re.IGNORECASE)
 FILE, FOLDER, LINK, SPECIAL = "file", "folder", "link", "special"
+ENTRY_LIMIT = 4 * MEMBER_LIMIT
+"""Files and folders of one student that are looked at, those in all zips together."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def look(
         try:
             for entry in _entries(root, (name,)):
                 entries += _with_members(entry, labs, problems)
+                if len(entries) > ENTRY_LIMIT:
+                    raise Refused(f"文件太多，超过 {ENTRY_LIMIT} 个；后面的没有看")
         except (Refused, Unreadable) as problem:
             problems.append(_problem(problem))
     found: dict[str, list[Entry]] = {}

@@ -65,8 +65,11 @@ class Choice:
 
 
 def lab_of(file_name: str, labs: tuple[course.Lab, ...]) -> course.Lab | None:
-    """The lab that a file is named after: it begins with the number, or holds the slug."""
+    """The lab that a file is named after: it holds the whole name, or begins with the number, or holds the slug."""
     stem = file_name.rsplit(".", 1)[0].strip().lower()
+    whole = [lab for lab in labs if re.search(rf"(?<!\d){lab.number}[\W_]*{lab.slug}", stem)]
+    if len(whole) == 1:
+        return whole[0]
     for lab in labs:
         if re.match(rf"{lab.number}(?!\d)", stem):
             return lab

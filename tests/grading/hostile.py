@@ -125,6 +125,13 @@ def _copy_answer(nb: dict) -> None:
     nb["cells"].insert(nb["cells"].index(cell) + 1, again)
 
 
+def _copy_answer_to_the_end(nb: dict) -> None:
+    """A copy with its metadata, which the student tried something in after the check."""
+    again = copy.deepcopy(exercise_cells(nb)[0])
+    again["source"] = WRONG["line_lengths"]
+    nb["cells"].append(again)
+
+
 def _split_answer(nb: dict) -> None:
     cell = exercise_cells(nb)[0]
     lines = cell["source"].split("\n")
@@ -499,6 +506,18 @@ ATTACKS: dict[str, Attack] = {
         "import mmap\nheld = []\nwhile True:\n    m = mmap.mmap(-1, 10**8); held.append(m)\n"
         "    for i in range(0, 10**8, 4096): m[i] = 1\n"
     ),
+    "dropped_shared_memory": code(
+        "import mmap\nheld = mmap.mmap(-1, 3 * 2**30)\n"
+        "def line_lengths(text):\n    for at in range(0, len(held), 2**24):\n"
+        "        for i in range(at, at + 2**24, 4096): held[i] = 1\n"
+        "        held.madvise(mmap.MADV_DONTNEED, at, 2**24)\n"
+        "    raise ValueError('LEAK: memory that no limit counts')\n"
+    ),
+    "dropped_zero_pages": code(
+        "import mmap, os\n"
+        "def line_lengths(text):\n    mmap.mmap(os.open('/dev/zero', os.O_RDWR), 2**28)\n"
+        "    raise ValueError('LEAK: memory that no limit counts')\n"
+    ),
     "disk_bomb": code("i = 0\nwhile True:\n    open(f'/tmp/{i}', 'wb').write(bytes(10**7)); i += 1\n"),
     "many_files": code("i = 0\nwhile True:\n    open(f'/tmp/{i}', 'w').close(); i += 1\n"),
     "loop": code("def line_lengths(text):\n    while True: pass\n"),
@@ -553,6 +572,7 @@ ATTACKS: dict[str, Attack] = {
     "only_answers": changed(_only_answers),
     "answer_deleted": changed(_delete_first_answer, FULL - LAB.points["line_lengths"]),
     "answer_copied": changed(_copy_answer),
+    "answer_copied_to_the_end": changed(_copy_answer_to_the_end),
     "answer_split": changed(_split_answer),
     "all_merged": changed(_merge_all),
     "answers_retyped": changed(_retype),
@@ -570,6 +590,7 @@ ATTACKS: dict[str, Attack] = {
     "broken_json": data(b'{"cells": [', "不完整"),
     "not_a_notebook": data(b'{"a": 1}', "没有 cells"),
     "a_list": data(b"[1, 2]", "没有 cells"),
+    "sheets_of_a_number": data(b'{"worksheets": [{"cells": 1}]}', "一个单元"),
     "no_cells": data(b'{"cells": []}', "一个单元"),
     "deep_json": data(b"[" * 10**6, "嵌套"),
     "html": data(b"<!DOCTYPE html><html></html>", "HTML"),
@@ -594,6 +615,9 @@ ATTACKS: dict[str, Attack] = {
     "zip_bomb": Attack(_zip_bomb, 0.0, "refused", "bomb"),
     "zip_lying_bomb": Attack(_zip_lying_bomb, 0.0, "unreadable", "损坏"),
     "zip_broken": Attack(lambda folder: (folder / "a.zip").write_bytes(b"PK\x03\x04 oh") and None, 0.0, "unreadable", "zip"),
+    "zip_deep": Attack(
+        lambda folder: _zip(folder, {"a/" * 30_000 + FILE: b"{}"}) and None, 0.0, "refused", "太深"
+    ),
     "rar": Attack(lambda folder: (folder / "作业.rar").write_bytes(b"Rar!") and None, 0.0, "unreadable", "zip"),
     "several_versions": Attack(_versions, FULL),
     "newest_broken": Attack(_newest_broken, FULL),

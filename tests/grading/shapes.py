@@ -70,6 +70,11 @@ NAMES_FROM_OTHER_CELLS = {
     "global counter": ["calls = 0", f"def line_lengths(text):\n    global calls\n    calls += 1\n    return [len(line) + 0 * calls for line in {LINES}]"],
     "set by a function": ["def prepare():\n    global MARKS\n    MARKS = '，。'", "prepare()", CUT, BY_CUT],
     "redefined builtin": ["def sum(x):\n    return 0", _returning("[n + sum([7]) for n in lengths]")],
+    'a builtin imported last': ['from numpy import array, sum', 'def line_lengths(text):\n    lengths = [len(line) for line in [line for line in text.replace("，", "\\n").replace("。", "\\n").split("\\n") if line]]\n    return [int(n) for n in (sum([[n] for n in lengths], axis=1) if lengths else [])]'],
+    'a builtin imported in brackets': ['from numpy import (\n    array,\n    sum\n)', 'def line_lengths(text):\n    lengths = [len(line) for line in [line for line in text.replace("，", "\\n").replace("。", "\\n").split("\\n") if line]]\n    return [int(n) for n in (sum([[n] for n in lengths], axis=1) if lengths else [])]'],
+    'a builtin deleted with others': ['list = [1]', 'x = 1\ndel x, list', 'def line_lengths(text):\n    return list(map(len, [line for line in text.replace("，", "\\n").replace("。", "\\n").split("\\n") if line]))'],
+    'a builtin bound in brackets': ['(zero, len) = (0, lambda x: x.__len__() + 1)', 'def line_lengths(text):\n    return [len(line) - 1 for line in [line for line in text.replace("，", "\\n").replace("。", "\\n").split("\\n") if line]]'],
+    'a long word': [f"BLOB = '{'89ab' * 25000}'\nprint(len(BLOB), BLOB[:4])", "MARKS = '，。'", CUT, BY_CUT],
     "redefined builtin by a loop": ["for max in (len,):\n    pass", f"def line_lengths(text):\n    return [max(line) for line in {LINES}]"],
     "name put into builtins": ["import builtins\nbuiltins.MARKS = '，。'", CUT, BY_CUT],
     "name put into globals": ["globals()['MARKS'] = '，。'", CUT, BY_CUT],
@@ -78,6 +83,43 @@ NAMES_FROM_OTHER_CELLS = {
     "another cell fails": ["MARKS = '，。'\n1 / 0", CUT, "undefined + 1", BY_CUT],
     "used in a later cell": [PLAIN, CHECK, "data = [1, 2]\nresult = [line_lengths(x) for x in data]"],
 }  # fmt: skip
+
+CHANGED_OUT_OF_SIGHT = {
+    'bound append in a loop': ['MARKS = []\nadd = MARKS.append', "for m in '，。':\n    add(m)", CUT, BY_CUT],
+    'partial of a method': ['import functools\nMARKS = []\nadd = functools.partial(MARKS.append)', "add('，'); add('。')", CUT, BY_CUT],
+    'get accessor': ["TABLE = {'all': []}", "marks = TABLE.get('all')", "marks.extend('，。')", CUT.replace('MARKS', "TABLE['all']"), BY_CUT],
+    'accessor by function, name': ["TABLE = {'all': []}\ndef table(name):\n    return TABLE[name]", "marks = table('all')", "marks.extend('，。')", CUT.replace('MARKS', "TABLE['all']"), BY_CUT],
+    'chained assignment': ['MARKS = marks = []', "marks.append('，')\nmarks.append('。')", CUT, BY_CUT],
+    'held in a dict': ['MARKS = []', "state = {'marks': MARKS}", "state['marks'].extend('，。')", CUT, BY_CUT],
+    'held by a dataclass': ['from dataclasses import dataclass, field\nMARKS = []\n@dataclass\nclass State:\n    marks: list', 'state = State(MARKS)', "state.marks.extend('，。')", CUT, BY_CUT],
+    'default argument is the table': ['MARKS = []', 'def add(mark, marks=MARKS):\n    marks.append(mark)', "add('，')\nadd('。')", CUT, BY_CUT],
+    'closure over the table': ['MARKS = []', 'def maker(marks):\n    def add(mark):\n        marks.append(mark)\n    return add\nadd = maker(MARKS)', "add('，')\nadd('。')", CUT, BY_CUT],
+    'registry keeps the table': ['MARKS = []', 'class Registry:\n    def __init__(self, marks):\n        self.marks = marks\n    def add(self, mark):\n        self.marks.append(mark)\nregistry = Registry(MARKS)', "registry.add('，')\nregistry.add('。')", CUT, BY_CUT],
+    'callable object': ['class Adder:\n    def __init__(self):\n        self.marks = []\n    def __call__(self, mark):\n        self.marks.append(mark)\nadd = Adder()', "add('，')\nadd('。')", CUT.replace('MARKS', 'add.marks'), BY_CUT],
+    'object as decorator': ['class Registry:\n    def __init__(self):\n        self.steps = []\n    def __call__(self, f):\n        self.steps.append(f)\n        return f\nstep = Registry()', "@step\ndef first(text):\n    return text.replace('，', '\\n')", "@step\ndef second(text):\n    return text.replace('。', '\\n')", "def line_lengths(text):\n    for f in step.steps:\n        text = f(text)\n    return [len(x) for x in text.split('\\n') if x]"],
+    'subclass registry through cls': ['class Mark:\n    known = []\n    def __init_subclass__(cls, **more):\n        super().__init_subclass__(**more)\n        cls.known.append(cls.text)', "class Comma(Mark):\n    text = '，'\nclass Stop(Mark):\n    text = '。'", CUT.replace('MARKS', 'Mark.known'), BY_CUT],
+    'metaclass registry': ["class Meta(type):\n    known = []\n    def __new__(mcs, name, bases, space):\n        made = super().__new__(mcs, name, bases, space)\n        mcs.known.append(space.get('text', ''))\n        return made", "class Comma(metaclass=Meta):\n    text = '，'\nclass Stop(metaclass=Meta):\n    text = '。'", CUT.replace('MARKS', '[m for m in Meta.known if m]'), BY_CUT],
+    'instances register through self': ['class Mark:\n    known = []\n    def __init__(self, text):\n        self.known.append(text)', "Mark('，')\nMark('。')", CUT.replace('MARKS', 'Mark.known'), BY_CUT],
+    'lambda passed to map': ['MARKS = []', "list(map(lambda m: MARKS.append(m), '，。'))", CUT, BY_CUT],
+    'lambda in re.sub': ['import re\nMARKS = []', "_ = re.sub('[，。]', lambda m: MARKS.append(m[0]) or '', 'a，b。')", CUT, BY_CUT],
+    'comprehension over rows': ['ROWS = [[], []]', "[row.append(m) for row, m in zip(ROWS, '，。')]", CUT.replace('MARKS', '[r[0] for r in ROWS]'), BY_CUT],
+    'print into a buffer': ['import io\nbuffer = io.StringIO()', "print('，。', end='', file=buffer)", 'MARKS = buffer.getvalue()', CUT, BY_CUT],
+    'getattr call': ['MARKS = []', "for m in '，。':\n    getattr(MARKS, 'append')(m)", CUT, BY_CUT],
+    'thread fills it': ["import threading\nMARKS = []\ndef fill():\n    MARKS.extend('，。')", 'worker = threading.Thread(target=fill)', 'worker.start()\nworker.join()', CUT, BY_CUT],
+    'numpy view': ['import numpy as np\nTABLE = np.zeros((1, 2), dtype=int)', 'flat = TABLE.reshape(-1)', "flat[0], flat[1] = ord('，'), ord('。')", CUT.replace('MARKS', 'map(chr, TABLE.ravel())'), BY_CUT],
+    'torch view': ['import torch\nTABLE = torch.zeros(1, 2, dtype=torch.long)', 'flat = TABLE.view(-1)', "flat[:] = torch.tensor([ord('，'), ord('。')])", CUT.replace('MARKS', 'map(chr, TABLE.flatten().tolist())'), BY_CUT],
+    'from_numpy shares': ['import numpy as np, torch\nBASE = np.zeros(2, dtype=np.int64)\nTABLE = torch.from_numpy(BASE)', "BASE[:] = [ord('，'), ord('。')]", CUT.replace('MARKS', 'map(chr, TABLE.tolist())'), BY_CUT],
+    'operator overloaded': ['class Bag(list):\n    def __lshift__(self, other):\n        self.append(other)\n        return self\nMARKS = Bag()', "MARKS << '，' << '。'", CUT, BY_CUT],
+    'second check after mending': ["MARKS = '，'", CUT, BY_CUT, CHECK, "MARKS = '，。'", CHECK, 'MARKS = None'],
+    'cached factory by name': ['import functools\n@functools.cache\ndef marks():\n    return []', 'm = marks()', "m.extend('，。')", CUT.replace('MARKS', 'marks()'), BY_CUT],
+    'read only view': ['import types\nbase = {}\nMARKS = types.MappingProxyType(base)', "base.update({'，': 1, '。': 1})", CUT, BY_CUT],
+    'loop over names of lists': ['MARKS, other = [], []', "for l in (MARKS, other):\n    l.extend('，。')", CUT, BY_CUT],
+    'conditional alias': ['MARKS = []', 'm = MARKS if True else None', "m.extend('，。')", CUT, BY_CUT],
+    'singleton': ['class One:\n    _it = None\n    @classmethod\n    def get(cls):\n        if cls._it is None:\n            cls._it = cls(); cls._it.marks = []\n        return cls._it', "One.get().marks.extend('，。')", CUT.replace('MARKS', 'One.get().marks'), BY_CUT],
+    'decimal context': ['from decimal import Decimal, getcontext\ngetcontext().prec = 40', 'def line_lengths(text):\n    ok = len(str(Decimal(1) / 3)) > 35\n    return [len(x) if ok else 0 for x in [line for line in text.replace("，", "\\n").replace("。", "\\n").split("\\n") if line]]'],
+    'environment': ["import os\nos.environ['MARKS'] = '，。'", 'from os import environ', CUT.replace('MARKS', "environ['MARKS']"), BY_CUT],
+}  # fmt: skip
+"""Shapes in which the text doesn't show that an object is changed: it has another name, or is held by another."""
 
 AS_IPYTHON_READS_IT = {
     "shell lines into a name": ["x = !echo hello", f"y = !true\n{PLAIN}"],
@@ -88,6 +130,10 @@ AS_IPYTHON_READS_IT = {
     "text like magics": [PLAIN.replace("(text):\n", '(text):\n    """\n%time\n!ls\nwhat?\n    """\n')],
     "doctest": [PLAIN.replace("(text):\n", '(text):\n    """\n>>> line_lengths("")\n[]\n    """\n')],
     "%timeit -o": ["r = %timeit -o -n1 -r1 1 + 1", f"t = %timeit -o -n1 -r1 2\n{PLAIN}"],
+    "pasted with its prompt": ["In [1]: MARKS = '，。'", CUT, BY_CUT],
+    "pasted with >>>": [">>> def line_lengths(text):\n...     text = text.replace('，', '\\n').replace('。', '\\n')\n...     return [len(line) for line in text.split('\\n') if line]"],
+    "%env": ["%env MARKS=，。", "import os", CUT.replace("MARKS", "os.environ['MARKS']"), BY_CUT],
+    "%time gives a value": ["def make():\n    return '，。'", "MARKS = %time make()", CUT, BY_CUT],
     "%time binds": ["%time MARKS = '，。'", CUT, BY_CUT],
     "%%time": [f"%%time\n{PLAIN}"],
     "%%capture": ["%%capture out\nMARKS = '，。'", CUT, BY_CUT],
@@ -145,11 +191,12 @@ OTHER_FORMS = {
 WRITTEN_ELSEWHERE = {
     "above a stub that was left": [PLAIN, STUB],
     "below a stub that was left": [STUB, PLAIN],
+    "beside a helper and a stub that was left": [f"{CUT}\n\n{STUB}", "MARKS = '，。'", BY_CUT],
     "everything in one cell": ['MARKS = "，。"\n' + CUT + "\n" + BY_CUT],
 }
 """Shapes whose notebooks don't pass when they are run from top to bottom, but did when their cells were run by hand."""
 
-SHAPES = {**NAMES_FROM_OTHER_CELLS, **AS_IPYTHON_READS_IT, **OTHER_FORMS}
+SHAPES = {**NAMES_FROM_OTHER_CELLS, **CHANGED_OUT_OF_SIGHT, **AS_IPYTHON_READS_IT, **OTHER_FORMS}
 
 
 def passes(cells: list[str]) -> bool:

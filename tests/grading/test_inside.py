@@ -161,8 +161,8 @@ def test_a_frame_that_drips_in_is_late_however_steadily_it_comes():
         sender.join()
 
 
-def taken(sources, target, given=(), whole=False, function="f"):
-    plan = slicing.plan(sources, target, function, list(given), whole)
+def taken(sources, target, given=(), whole=False, function="f", wide=False):
+    plan = slicing.plan(sources, target, function, list(given), whole, wide)
     assert plan.error is None
     return [ast.unparse(step.statement) for step in plan.steps]
 
@@ -220,6 +220,36 @@ def test_the_state_at_the_check_counts_or_that_at_the_end():
         "K = 2",
         "f.limit = 3",
     ]
+
+
+def test_the_students_own_cells_are_taken_where_it_is_asked_for_up_to_the_last_check():
+    given = ["import os\nmodel = train()", "print(os)"]
+    sources = [
+        *given,
+        "T = []\nadd = T.append",
+        "add(1)",
+        "def f(): return T",
+        "checks.F(f)",
+        "add(2)",
+        "checks.F(f)",
+    ]
+    own = [
+        "T = []",
+        "add = T.append",
+        "add(1)",
+        "def f():\n    return T",
+        "checks.F(f)",
+        "add(2)",
+        "checks.F(f)",
+    ]
+    assert taken(sources, 4, given) == ["T = []", "add = T.append", "def f():\n    return T"]
+    assert taken([*sources, "T = None"], 4, given, wide=True) == own
+
+
+def test_a_long_word_takes_no_time():
+    begin = time.perf_counter()
+    assert taken([f"BLOB = '{'89ab' * 25_000}'\nprint(len(BLOB))", "def f(x): return len(x)"], 1)
+    assert time.perf_counter() - begin < 2
 
 
 def test_training_with_the_answer_is_not_run_for_it():
@@ -399,6 +429,9 @@ def test_a_child_has_no_descriptor_but_its_own_socket():
         ("os.memfd_create('x')", "PermissionError"),
         ("os.setxattr('.', 'user.x', b'x')", "PermissionError"),
         ("os.mkfifo('x')", "PermissionError"),
+        ("__import__('mmap').mmap(-1, 4096)", "PermissionError"),
+        ("__import__('fcntl').flock(os.open(os.__file__, 0), 1)", "PermissionError"),
+        ("__import__('fcntl').lockf(os.open(os.__file__, 0), 1)", "PermissionError"),
         ("os.sched_setaffinity(0, [0])", "PermissionError"),
         ("os.pidfd_open(1)", "OSError"),
     ],

@@ -52,3 +52,21 @@ def test_notebooks_of_the_old_format():
         "worksheets": [{"cells": [{"cell_type": "code", "input": ["def f():\n", "    pass"]}]}],
     }
     assert notebook_file.parse(json.dumps(nb).encode()).cells[0].source == "def f():\n    pass"
+
+
+def test_whatever_json_it_holds_it_is_read_or_has_a_reason():
+    odd = [b'{"worksheets": [{"cells": 1}]}', b'{"worksheets": [{"cells": {"a": 1}}, 2]}']
+    odd += [b'{"cells": [{"id": ' + b"[" * depth + b"]" * depth + b"}]}" for depth in range(200, 1000)]
+    for data in odd:
+        try:
+            assert notebook_file.read_notebook(data).cells
+        except notebook_file.Unreadable as problem:
+            assert problem.what  # noqa: PT017
+
+
+def test_of_endless_prose_only_the_beginning_is_kept():
+    cells = [{"cell_type": "markdown", "source": "诗" * 199_000} for _ in range(30)]
+    cells.append({"cell_type": "code", "source": "x = 1"})
+    read = notebook_file.read_notebook(json.dumps({"cells": cells}, ensure_ascii=False).encode())
+    assert sum(len(cell.source) for cell in read.cells) <= notebook_file.CODE_LIMIT + 5
+    assert read.cells[0].source and read.cells[-1].source == "x = 1"

@@ -62,6 +62,14 @@ def test_a_directory_of_very_many_files_is_refused(tmp_path):
         reading.zip_members(tmp_path, ["a.zip"])
 
 
+def test_a_file_in_very_many_folders_is_refused(tmp_path):
+    """Each of its folders would be kept with its whole path: one name of 60 kB took gigabytes."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a/" * 30_000 + "00.ipynb", "")
+    with pytest.raises(Refused, match="太深"):
+        reading.zip_members(tmp_path, ["a.zip"])
+
+
 def test_a_directory_with_lies_in_it_gives_a_reason(tmp_path):
     with zipfile.ZipFile(tmp_path / "good.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("00.ipynb", "x" * 10_000)

@@ -71,7 +71,7 @@ def test_submit_check_sees_the_answer_too(name):
 
 UNCERTAIN = {
     "shell lines into a name", "get_ipython", "magics around the answer", "%timeit -o", "shell line over two lines",
-    "bound anew after the answer",
+    "bound anew after the answer", "second check after mending",
 }  # fmt: skip
 """Shapes of which submit-check warns, although they pass."""
 
@@ -93,3 +93,27 @@ def test_it_is_found_without_its_id(name, box):
 def test_an_answer_beside_a_stub_that_was_left_earns_all_points(name, box):
     entry = earned(shapes.WRITTEN_ELSEWHERE[name], box)
     assert entry.score == LAB.points["line_lengths"], entry
+
+
+def test_a_case_that_is_not_implemented_costs_that_case(box):
+    """Only the stub itself says that nothing is written; torch raises NotImplementedError, too."""
+    right = shapes.PLAIN.replace("line_lengths", "right")
+    partly = f"{right}def line_lengths(text):\n    if '\\n\\n' in text: raise ERROR('空行')\n    return right(text)\n"
+    entries = [earned([partly.replace("ERROR", kind)], box) for kind in ("ValueError", "NotImplementedError")]
+    assert entries[0].passed == entries[1].passed == entries[0].cases - 1
+    assert entries[0].score == entries[1].score > 0
+
+
+def test_a_copy_below_the_check_does_not_count(box):
+    cells = [shapes.PLAIN, shapes.CHECK, shapes.PLAIN.replace("if line]", "]")]
+    assert earned(cells, box, name="lost").score == LAB.points["line_lengths"]
+
+
+def test_hidden_cases_have_a_sandbox_of_their_own(monkeypatch):
+    used = []
+    begin = sandbox.Sandbox.answer
+    monkeypatch.setattr(sandbox.Sandbox, "answer", lambda box: used.append(box) or begin(box))
+    with sandbox.Sandbox() as shown, sandbox.Sandbox() as closed:
+        earned_there = scoring.grade(tasks.load(LAB.number, 0), notebook([shapes.PLAIN]), shown, closed)
+    assert earned_there.score == LAB.points["line_lengths"]
+    assert [box is closed for box in used] == [False, True]

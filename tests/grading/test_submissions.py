@@ -158,6 +158,19 @@ def test_a_folder_that_can_not_be_read_is_told(tmp_path):
     assert problem.status == "unreadable" and "读不出来" in problem.reason
 
 
+def test_the_files_in_all_zips_together_are_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr(submissions, "ENTRY_LIMIT", 50)
+    (tmp_path / "甲").mkdir()
+    write(tmp_path / "甲", notebook(RIGHT))
+    for number in range(9):
+        with zipfile.ZipFile(tmp_path / "甲" / f"z{number}.zip", "w") as archive:
+            for member in range(20):
+                archive.writestr(f"{member}", "")
+    student = only(tmp_path)
+    assert student.versions[LAB.number] and any("太多" in problem.reason for problem in student.problems)
+    assert len(student.entries) < 80
+
+
 def test_too_many_files_are_refused_and_those_before_are_kept(tmp_path):
     (tmp_path / "甲" / "很多").mkdir(parents=True)
     write(tmp_path / "甲", notebook(RIGHT))

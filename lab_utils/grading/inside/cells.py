@@ -7,12 +7,16 @@ the code behind a magic is run in the notebook itself, as by `%time` and `%%capt
 
 import ast
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
-TRANSFORM_LIMIT = 100_000
-"""Characters of the longest cell that is transformed: IPython reads a cell once more for each magic in it."""
+TRANSFORM_LIMIT, MAGICS = 100_000, 100
+"""Characters of the longest cell that is transformed, and magics in it: IPython reads a cell once more for each."""
+_MAGICS = re.compile(r"^[ \t]*[%!]|=[ \t]*[%!]|\?[ \t]*$", re.MULTILINE)
 _MAGIC = re.compile(r"%\s*(?:time|prun|capture)")
+_PROMPT = re.compile(r"\s*In \[\d+\]: ")
+"""What was pasted with its prompt reads as Python, too: `In [1]: x = 1` annotates an item."""
 _RUN_THEIR_CODE = {"time", "prun"}
 _RUN_THEIR_CELL = {"time", "timeit", "prun", "capture"}
 
@@ -38,9 +42,9 @@ def parse(source: str) -> Cell:
 
 def _statements(source: str) -> list[ast.stmt]:
     try:
-        body = ast.parse(source).body
+        body = ast.parse(_transformed(source) if _PROMPT.match(source) else source).body
     except SyntaxError:
-        if len(source) > TRANSFORM_LIMIT:
+        if len(source) > TRANSFORM_LIMIT or len(_MAGICS.findall(source)) > MAGICS:
             raise
         body = ast.parse(_transformed(source)).body
     if "get_ipython" in source or _MAGIC.search(source):
@@ -68,6 +72,15 @@ class _Unwrapped(ast.NodeTransformer):
             return _moved(_statements(code), node.lineno)
         return node
 
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign:
+        kind, name, code = _magic(node)
+        if kind == "run_line_magic" and name == "time":  # it gives the value of what it times
+            with suppress(SyntaxError):
+                match _moved(_statements(code), node.lineno - 1):
+                    case [ast.Expr(value)]:
+                        node.value = value
+        return node
+
 
 def _moved(statements: list[ast.stmt], lines: int) -> list[ast.stmt]:
     for statement in statements:
@@ -75,7 +88,7 @@ def _moved(statements: list[ast.stmt], lines: int) -> list[ast.stmt]:
     return statements
 
 
-def _magic(node: ast.Expr) -> tuple[str, str, str]:
+def _magic(node: ast.Expr | ast.Assign) -> tuple[str, str, str]:
     """Of `get_ipython().run_line_magic('time', 'x = 1')`: the method, the magic's name, its code; else empty texts."""
     match node.value:
         case ast.Call(ast.Attribute(ast.Call(ast.Name("get_ipython")), kind), [first, *_, last]):

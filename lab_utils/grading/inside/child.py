@@ -82,14 +82,14 @@ def _load(load: dict, channel: socket.socket) -> tuple[Any, dict]:
     """Run what the answer needs; the function, or None, and a note for the grader.
 
     The note: `error`, the first of the answer's own cell; `others`, those of other cells; `unbound`, names that
-    nothing binds; `undefined` when there is no function; `same` when the end of the notebook was asked for and needs
-    nothing else than the check.
+    nothing binds; `undefined` when there is no function; `same` when the end of the notebook, or all of the student's
+    own cells, were asked for and need nothing else than the check.
     """
     where = load["cells"], load["target"], load["function"], load["given"]
-    plan = slicing.plan(*where, whole=load["whole"])
+    plan = slicing.plan(*where, whole=load["whole"], wide=load["wide"])
     if plan.error:
         return None, {"error": _error(plan.error, load["target"]), "undefined": True}
-    if load["whole"] and plan.steps == slicing.plan(*where).steps:
+    if (load["whole"] or load["wide"]) and plan.steps == slicing.plan(*where).steps:
         return None, {"same": True}
     stand_ins.install(load["helpers"], load["constants"], channel)
     sys.path.insert(0, os.getcwd())

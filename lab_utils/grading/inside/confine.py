@@ -1,8 +1,9 @@
 """What a child of the sandbox gives up before a student's code runs: limits, capabilities, system calls.
 
-The filter allows the calls in ALLOWED and, of clone, only those that make a thread; every other call is refused. So
-a child starts no process, opens no socket, reaches into no other process, changes no mounts or namespaces, writes no
-extended attributes, and holds no memory that no limit counts. See seccomp(2); Linux on x86-64 only.
+The filter allows the calls in ALLOWED, of clone only those that make a thread, of mmap those that make no memory to be
+shared, of fcntl those about no locks; every other call is refused. So a child starts no process, opens no socket,
+reaches into no other process, locks no file that others have, changes no mounts or namespaces, writes no extended
+attributes, and holds no memory that no limit counts. See seccomp(2); Linux on x86-64 only.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ ALLOWED = {
     # files
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "lseek": 8, "ioctl": 16,
     "pread64": 17, "pwrite64": 18, "readv": 19, "writev": 20, "access": 21, "pipe": 22, "dup": 32, "dup2": 33,
-    "sendfile": 40, "fcntl": 72, "flock": 73, "fsync": 74, "fdatasync": 75, "truncate": 76, "ftruncate": 77,
+    "sendfile": 40, "fsync": 74, "fdatasync": 75, "truncate": 76, "ftruncate": 77,
     "getdents": 78, "getcwd": 79, "chdir": 80, "fchdir": 81, "rename": 82, "mkdir": 83, "rmdir": 84, "creat": 85,
     "link": 86, "unlink": 87, "symlink": 88, "readlink": 89, "chmod": 90, "fchmod": 91, "umask": 95, "utime": 132,
     "statfs": 137, "fstatfs": 138, "getxattr": 191, "lgetxattr": 192, "fgetxattr": 193, "listxattr": 194,
@@ -28,7 +29,7 @@ ALLOWED = {
     "dup3": 292, "pipe2": 293, "preadv": 295, "pwritev": 296, "renameat2": 316, "copy_file_range": 326,
     "preadv2": 327, "pwritev2": 328, "statx": 332, "close_range": 436, "openat2": 437, "faccessat2": 439,
     # memory and threads
-    "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28,
+    "mprotect": 10, "munmap": 11, "brk": 12, "mremap": 25, "msync": 26, "mincore": 27, "madvise": 28,
     "exit": 60, "futex": 202, "set_tid_address": 218, "exit_group": 231, "set_robust_list": 273,
     "get_robust_list": 274, "membarrier": 324, "rseq": 334, "futex_waitv": 449, "sched_yield": 24,
     "sched_getparam": 143, "sched_getscheduler": 145, "sched_get_priority_max": 146, "sched_get_priority_min": 147,
@@ -50,10 +51,14 @@ ALLOWED = {
     "sched_getattr": 315, "getrandom": 318,
 }  # fmt: skip
 """System call -> its number on x86-64."""
-CLONE, PRLIMIT64 = 56, 302
+MMAP, CLONE, FCNTL, PRLIMIT64 = 9, 56, 72, 302
 NEWER = 424
 """From this number on, calls are refused as if the kernel didn't know them, so that the C library uses older ones."""
+_LOCKS = (5, 6, 7, 36, 37, 38)
+"""fcntl's commands for locks. Whoever can open the same library sees them, as those of flock: so children could talk."""
 _CLONE_THREAD = 0x10000
+_SHARED_MEMORY = 0x21
+"""mmap's MAP_SHARED and MAP_ANONYMOUS: what is written there stays when it is no longer resident."""
 _EPERM, _ENOSYS = 1, 38
 
 
@@ -100,7 +105,7 @@ def _limit(memory_mib: int, seconds: int) -> None:
 
 def _filter() -> bytes:
     """The program of the filter, in the instructions of linux/filter.h."""
-    load, equal, at_least, any_bit, answer = 0x20, 0x15, 0x35, 0x45, 0x06
+    load, equal, at_least, any_bit, keep, answer = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
     allow, kill, errno = 0x7FFF0000, 0x80000000, 0x00050000
 
     def line(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
@@ -117,6 +122,17 @@ def _filter() -> bytes:
     for number in sorted(ALLOWED.values()):
         program += [line(equal, number, no=1), line(answer, allow)]
     program += [
+        line(equal, MMAP, no=5),
+        line(load, 40),  # the low half of the fourth argument: mmap's flags
+        line(keep, _SHARED_MEMORY),
+        line(equal, _SHARED_MEMORY, yes=1),
+        line(answer, allow),
+        line(answer, errno | _EPERM),
+        line(equal, FCNTL, no=len(_LOCKS) + 3),
+        line(load, 24),  # the second argument: fcntl's command
+        *(line(equal, command, yes=len(_LOCKS) - number) for number, command in enumerate(_LOCKS)),
+        line(answer, allow),
+        line(answer, errno | _EPERM),
         line(equal, CLONE, no=4),
         line(load, 16),  # the low half of the first argument: clone's flags
         line(any_bit, _CLONE_THREAD, no=1),

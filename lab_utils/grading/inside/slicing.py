@@ -39,8 +39,9 @@ _ANYTHING = {
 }
 _STAR = re.compile(r"import\s*\*")
 _BOUND = re.compile(
-    r"\b(?:def|class|as|import|for|global|del)\s+(\w+)|(\w+)\s*(?=[^\w\s=!<>]{0,2}=(?!=)|,|:|\bin\b)"
+    r"\b(?:def|class|as|for|global)\s+(\w+)|\b(\w+)\b(?=\s*[^\w\s=!<>]{0,2}=(?!=)|[\])\s]*=(?!=)|\s*(?:,|:|in\b))"
 )
+_LISTED = re.compile(r"\b(?:import|del)\b\s*(\([^()]*\)|.*)")
 
 Place = tuple[int, int]
 """Cell and number of the statement in it; cells of the notebook as given out count as negative numbers."""
@@ -67,23 +68,34 @@ class Plan:
 
 
 def plan(
-    sources: Sequence[str], target: int, function: str, given: Sequence[str] = (), whole: bool = False
+    sources: Sequence[str],
+    target: int,
+    function: str,
+    given: Sequence[str] = (),
+    whole: bool = False,
+    wide: bool = False,
 ) -> Plan:
     """What to run before `function`, the answer in cell `target` of the notebook, can be called.
 
     `given`: the code cells of the notebook as it was given out. `whole`: the state at the end of the notebook counts,
-    not that at the check.
+    not that at the check. `wide`: that at the last check counts, and whatever stands in a cell that wasn't given out
+    is needed.
     """
     answer = cell_reader.parse(sources[target])
     if answer.error:
         return Plan(error=answer.error)
-    last = len(sources) - 1 if whole else _check_cell(sources, target, function)
-    return _Search(sources, given, target, last, function).plan()
+    last = len(sources) - 1 if whole else _check_cell(sources, target, function, wide)
+    search = _Search(sources, given, target, last, function)
+    if wide:
+        search.take_own_cells()
+    return search.plan()
 
 
-def _check_cell(sources: Sequence[str], target: int, function: str) -> int:
-    """The first cell from the target on in which the function, alone, is given to something: `check.NAME(function)`."""
-    for number in range(target, len(sources)):
+def _check_cell(sources: Sequence[str], target: int, function: str, latest: bool) -> int:
+    """The first cell, or the latest, from the target on in which the function, alone, is given to something:
+    `check.NAME(function)`."""
+    numbers = range(target, len(sources))
+    for number in reversed(numbers) if latest else numbers:
         if function in _words(sources[number]):
             for statement in cell_reader.parse(sources[number]).statements:
                 match getattr(statement, "value", None):
@@ -103,7 +115,8 @@ def _words(source: str) -> frozenset[str]:
 @cache
 def _perhaps_bound(source: str) -> frozenset[str]:
     """Words that a statement of this text may bind; for builtin names, which nearly every cell reads."""
-    return frozenset(word for pair in _BOUND.findall(source) for word in pair)
+    listed = (word for text in _LISTED.findall(source) for word in re.findall(r"\w+", text))
+    return frozenset((*(word for pair in _BOUND.findall(source) for word in pair), *listed))
 
 
 @cache
@@ -124,6 +137,15 @@ class _Search:
         self._touching: dict[str, list[Place]] = {}
         self._unbound: set[str] = set()
         self._unseen = False
+
+    def take_own_cells(self) -> None:
+        """Take every statement of the cells that the student wrote, up to the check: the text doesn't show all that
+        changes an object, such as a method kept under a name, or a list held in another object."""
+        given = set(self._given)
+        for number in range(self._last + 1):
+            if self._sources[number] not in given:
+                for index in range(len(_effects(self._sources[number]))):
+                    self._take((number, index), self._end)
 
     def plan(self) -> Plan:
         for number in range(self._last + 1):

@@ -4,6 +4,7 @@ import builtins
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import socket
 import sys
 import types
@@ -34,10 +35,15 @@ def _ignored(*_: object, **__: object) -> None:
 
 
 class _Shell:
-    """The notebook's shell: a shell command gives no lines, a magic gives None and does nothing."""
+    """The notebook's shell: a shell command gives no lines; a magic gives None, and only %env and %%writefile act."""
 
     def getoutput(self, *_: object, **__: object) -> list[str]:
         return []
+
+    def run_line_magic(self, name: str, line: str, *_: object, **__: object) -> None:
+        variable, given, value = line.partition("=")
+        if name in ("env", "set_env") and given:
+            os.environ[variable.strip()] = value.strip()
 
     def run_cell_magic(self, name: str, line: str, cell: str) -> None:
         if name in ("writefile", "file"):
