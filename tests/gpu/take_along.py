@@ -122,7 +122,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for old in options.folder.glob("*.whl"):
         old.unlink()
-    download(TRAINING + ([] if options.without_notebooks else NOTEBOOKS), options.folder)
+    download([*TRAINING, *UNLOCKED, *([] if options.without_notebooks else NOTEBOOKS)], options.folder)
     strip_bitsandbytes(options.folder, options.cuda)
     sizes = {wheel.name: wheel.stat().st_size for wheel in sorted(options.folder.glob("*.whl"))}
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
