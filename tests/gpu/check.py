@@ -191,9 +191,9 @@ def end_session(process: subprocess.Popen) -> None:
 
 def write(file: Path, data: dict) -> None:
     """Write JSON so that the file is whole at every moment."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    from lab_utils.files import write_atomic
+
+    write_atomic(file, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 
 def child(step: str, file: Path, work: Path, dry: bool) -> int:
